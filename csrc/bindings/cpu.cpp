@@ -1,0 +1,424 @@
+// Registers the CPU kernels with the dispatcher, through libtorch's stable ABI. Schemas are written
+// in Python.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../cpu/kernels.h"
+
+namespace sparsedis {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Numbers = std::vector<double>;
+using Flags = std::vector<bool>;
+
+void run_in_parallel(int64_t count, int64_t grain, Body body, void* context) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    body(begin, end, context);
+  });
+}
+
+// Calls body with a float or a double, by the dtype of `t`.
+template <typename F>
+void dispatch(const char* op, const Tensor& t, F body) {
+  if (t.scalar_type() == ScalarType::Float) {
+    body(float{});
+  } else if (t.scalar_type() == ScalarType::Double) {
+    body(double{});
+  } else {
+    STD_TORCH_CHECK(false, op, ": dtype ", static_cast<int>(t.scalar_type()),
+                    ", expected float32 or float64");
+  }
+}
+
+template <typename Real>
+const Real* data(const Tensor& t) {
+  return static_cast<const Real*>(t.data_ptr());
+}
+
+template <typename Real>
+const Real* data(const MaybeTensor& t) {
+  return t ? data<Real>(*t) : nullptr;
+}
+
+// The pointer of an output, null where it was not asked for.
+template <typename Real>
+Real* output(const Tensor& t, bool wanted = true) {
+  return wanted ? static_cast<Real*>(t.mutable_data_ptr()) : nullptr;
+}
+
+Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
+
+MaybeTensor packed(const MaybeTensor& t) {
+  return t ? MaybeTensor(packed(*t)) : std::nullopt;
+}
+
+Tensor make(const Tensor& like, std::vector<int64_t> shape, bool wanted = true) {
+  if (!wanted) shape = {0};
+  return torch::stable::new_empty(like, shape);
+}
+
+// Strengths keep their strides: a value per task or per feature is never expanded in memory.
+template <typename Real>
+Strength<Real> strength(const MaybeTensor& t, double scale) {
+  if (!t) return {nullptr, 0, 0, scale};
+  if (t->dim() == 1) return {data<Real>(*t), 0, t->stride(0), scale};
+  return {data<Real>(*t), t->stride(0), t->stride(1), scale};
+}
+
+template <typename Real>
+PenaltyArgs<Real> penalty(const MaybeTensor& l1, const MaybeTensor& group,
+                          const MaybeTensor& shared, const MaybeTensor& ridge,
+                          const Numbers& scale, bool nonneg) {
+  return {strength<Real>(l1, scale[0]), strength<Real>(group, scale[1]),
+          strength<Real>(shared, scale[2]), strength<Real>(ridge, scale[3]), nonneg};
+}
+
+void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTensor& group,
+              const MaybeTensor& shared, const MaybeTensor& ridge, const MaybeTensor& metric,
+              const Numbers& scale, bool nonneg) {
+  const MaybeTensor d = packed(metric);
+  dispatch("prox", v, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().prox({v.size(0), v.size(1), v.size(2), data<Real>(v), data<Real>(d),
+                               penalty<Real>(l1, group, shared, ridge, scale, nonneg),
+                               output<Real>(x)},
+                              run_in_parallel);
+  });
+}
+
+Tensor prox(Tensor v, MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
+            MaybeTensor metric, Numbers scale, bool nonneg) {
+  v = packed(v);
+  Tensor x = torch::stable::empty_like(v);
+  run_prox(x, v, l1, group, shared, ridge, metric, scale, nonneg);
+  return x;
+}
+
+void prox_(Tensor v, MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
+           MaybeTensor metric, Numbers scale, bool nonneg) {
+  const Tensor x = packed(v);
+  run_prox(x, x, l1, group, shared, ridge, metric, scale, nonneg);
+  if (!v.is_contiguous()) torch::stable::copy_(v, x);
+}
+
+using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Six prox_backward(Tensor grad, Tensor x, MaybeTensor v, MaybeTensor l1, MaybeTensor group,
+                  MaybeTensor shared, MaybeTensor ridge, MaybeTensor metric, Numbers scale,
+                  bool nonneg, Flags needs) {
+  grad = packed(grad), x = packed(x), v = packed(v), metric = packed(metric);
+  const int64_t T = x.size(0), M = x.size(1), C = x.size(2);
+  Six out{make(x, {T, M, C}, needs[0]), make(x, {T, M}, needs[1]), make(x, {T, M}, needs[2]),
+          make(x, {M}, needs[3]),       make(x, {T, M}, needs[4]), make(x, {T, M, C}, needs[5])};
+  dispatch("prox_backward", x, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().prox_backward(
+        {T, M, C, data<Real>(grad), data<Real>(x), data<Real>(v), data<Real>(metric),
+         penalty<Real>(l1, group, shared, ridge, scale, nonneg),
+         output<Real>(std::get<0>(out), needs[0]), output<Real>(std::get<1>(out), needs[1]),
+         output<Real>(std::get<2>(out), needs[2]), output<Real>(std::get<3>(out), needs[3]),
+         output<Real>(std::get<4>(out), needs[4]), output<Real>(std::get<5>(out), needs[5])},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor radial_prox(Tensor v, Tensor strengths, Tensor step, Tensor shape, int64_t kind) {
+  v = packed(v);
+  Tensor x = torch::stable::empty_like(v);
+  dispatch("radial_prox", v, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().radial_prox(
+        {v.size(0), v.size(1), v.size(2), data<Real>(v), nullptr, strength<Real>(strengths, 1),
+         strength<Real>(step, 1), strength<Real>(shape, 1), kind, output<Real>(x), nullptr, nullptr,
+         nullptr, nullptr},
+        run_in_parallel);
+  });
+  return x;
+}
+
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+Four radial_prox_backward(Tensor grad, Tensor v, Tensor strengths, Tensor step, Tensor shape,
+                          int64_t kind) {
+  grad = packed(grad), v = packed(v);
+  const int64_t T = v.size(0), M = v.size(1);
+  Four out{torch::stable::empty_like(v), make(v, {T, M}), make(v, {T, M}), make(v, {T, M})};
+  dispatch("radial_prox_backward", v, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().radial_prox_backward(
+        {T, M, v.size(2), data<Real>(v), data<Real>(grad), strength<Real>(strengths, 1),
+         strength<Real>(step, 1), strength<Real>(shape, 1), kind, nullptr,
+         output<Real>(std::get<0>(out)), output<Real>(std::get<1>(out)),
+         output<Real>(std::get<2>(out)), output<Real>(std::get<3>(out))},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor linf_prox(Tensor v, Tensor strengths, MaybeTensor metric) {
+  v = packed(v), metric = packed(metric);
+  Tensor x = torch::stable::empty_like(v);
+  dispatch("linf_prox", v, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().linf_prox(
+        {v.size(0), v.size(1), v.size(2), data<Real>(v), nullptr, data<Real>(metric),
+         strength<Real>(strengths, 1), output<Real>(x), nullptr, nullptr, nullptr},
+        run_in_parallel);
+  });
+  return x;
+}
+
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+
+Three linf_prox_backward(Tensor grad, Tensor v, Tensor /*x*/, Tensor strengths, MaybeTensor metric,
+                         Flags needs) {
+  grad = packed(grad), v = packed(v), metric = packed(metric);
+  const int64_t T = v.size(0), M = v.size(1), C = v.size(2);
+  Three out{make(v, {T, M, C}, needs[0]), make(v, {T, M}, needs[1]), make(v, {T, M, C}, needs[2])};
+  dispatch("linf_prox_backward", v, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().linf_prox_backward(
+        {T, M, C, data<Real>(v), data<Real>(grad), data<Real>(metric),
+         strength<Real>(strengths, 1), nullptr, output<Real>(std::get<0>(out), needs[0]),
+         output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2])},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor penalty_value(Tensor w, MaybeTensor l1, MaybeTensor group, MaybeTensor shared,
+                     MaybeTensor ridge, Numbers scale, bool nonneg) {
+  w = packed(w);
+  Tensor value = make(w, {});
+  dispatch("penalty_value", w, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().penalty_value(
+        {w.size(0), w.size(1), w.size(2), data<Real>(w),
+         penalty<Real>(l1, group, shared, ridge, scale, nonneg), 0.0, output<Real>(value), nullptr,
+         nullptr, nullptr, nullptr, nullptr},
+        run_in_parallel);
+  });
+  return value;
+}
+
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Five penalty_value_backward(Tensor grad, Tensor w, MaybeTensor l1, MaybeTensor group,
+                            MaybeTensor shared, MaybeTensor ridge, Numbers scale, Flags needs) {
+  w = packed(w);
+  const int64_t T = w.size(0), M = w.size(1), C = w.size(2);
+  Five out{make(w, {T, M, C}, needs[0]), make(w, {T, M}, needs[1]), make(w, {T, M}, needs[2]),
+           make(w, {M}, needs[3]), make(w, {T, M}, needs[4])};
+  dispatch("penalty_value_backward", w, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().penalty_value_backward(
+        {T, M, C, data<Real>(w), penalty<Real>(l1, group, shared, ridge, scale, false),
+         static_cast<double>(*data<Real>(grad)), nullptr,
+         output<Real>(std::get<0>(out), needs[0]), output<Real>(std::get<1>(out), needs[1]),
+         output<Real>(std::get<2>(out), needs[2]), output<Real>(std::get<3>(out), needs[3]),
+         output<Real>(std::get<4>(out), needs[4])},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor make_counts(const Tensor& like, int64_t n, ScalarType dtype) {
+  return torch::stable::new_empty(like, {n}, dtype);
+}
+
+Three feature_usage(Tensor w) {
+  w = packed(w);
+  const int64_t T = w.size(0), M = w.size(1);
+  Three out{make(w, {M}), make_counts(w, M, ScalarType::Long), make_counts(w, T, ScalarType::Long)};
+  dispatch("feature_usage", w, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().feature_usage(
+        {T, M, w.size(2), data<Real>(w), nullptr, output<Real>(std::get<0>(out)),
+         output<int64_t>(std::get<1>(out)), output<int64_t>(std::get<2>(out)), nullptr},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor feature_usage_backward(Tensor grad, Tensor w) {
+  grad = packed(grad), w = packed(w);
+  Tensor grad_w = torch::stable::empty_like(w);
+  dispatch("feature_usage_backward", w, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().feature_usage_backward(
+        {w.size(0), w.size(1), w.size(2), data<Real>(w), data<Real>(grad), nullptr, nullptr,
+         nullptr, output<Real>(grad_w)},
+        run_in_parallel);
+  });
+  return grad_w;
+}
+
+// The samples of a batch, made contiguous; lives as long as the pointers into it.
+struct Samples {
+  Tensor z, y;
+  MaybeTensor offsets, weight;
+  bool fit_intercept;
+
+  Samples(const Tensor& z_, const Tensor& y_, const MaybeTensor& offsets_,
+          const MaybeTensor& weight_, bool intercept)
+      : z(packed(z_)),
+        y(packed(y_)),
+        offsets(packed(offsets_)),
+        weight(packed(weight_)),
+        fit_intercept(intercept) {
+    if (offsets) check_offsets();
+  }
+
+  int64_t T() const { return offsets ? offsets->size(0) - 1 : y.size(0); }
+  int64_t M() const { return z.size(z.dim() - 1); }
+  int64_t C() const { return y.size(y.dim() - 1); }
+  bool one_design() const { return !offsets && z.dim() == 2; }
+
+  void check_offsets() const {
+    const int64_t* o = data<int64_t>(offsets);
+    const int64_t last = offsets->size(0) - 1;
+    STD_TORCH_CHECK(o[0] == 0 && o[last] == z.size(0), "fit_heads: offsets run from ", o[0],
+                    " to ", o[last], ", expected from 0 to the ", z.size(0), " rows of z");
+    for (int64_t t = 0; t < last; ++t)
+      STD_TORCH_CHECK(o[t] <= o[t + 1], "fit_heads: offsets fall from ", o[t], " to ", o[t + 1],
+                      " at task ", t);
+  }
+
+  template <typename Real>
+  SamplesArgs<Real> args() const {
+    return {T(),
+            offsets ? 0 : y.size(1),
+            M(),
+            C(),
+            data<Real>(z),
+            data<Real>(y),
+            data<int64_t>(offsets),
+            data<Real>(weight),
+            one_design(),
+            weight && weight->dim() == 2,
+            fit_intercept};
+  }
+};
+
+Five fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, MaybeTensor l1,
+               MaybeTensor group, MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
+               bool fit_intercept, MaybeTensor init, double tol, int64_t max_iter) {
+  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+  const int64_t T = s.T(), M = s.M(), C = s.C();
+  init = packed(init);
+  Five out{make(s.z, {T, M, C}), make(s.z, {T, C}), make(s.z, {T}),
+           make_counts(s.z, T, ScalarType::Int), make_counts(s.z, T, ScalarType::Int)};
+  dispatch("fit_heads", s.z, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().fit_heads(
+        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(init),
+         tol, max_iter, output<Real>(std::get<0>(out)), output<Real>(std::get<1>(out)),
+         output<Real>(std::get<2>(out)), output<int32_t>(std::get<3>(out)),
+         output<int32_t>(std::get<4>(out))},
+        run_in_parallel);
+  });
+  return out;
+}
+
+using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+std::vector<int64_t> shape_of(const Tensor& t) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < t.dim(); ++d) shape.push_back(t.size(d));
+  return shape;
+}
+
+Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Tensor z, Tensor y,
+                         MaybeTensor offsets, MaybeTensor sample_weight, MaybeTensor l1,
+                         MaybeTensor group, MaybeTensor shared, MaybeTensor ridge, Numbers scale,
+                         bool nonneg, bool fit_intercept, Flags needs) {
+  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+  grad_weight = packed(grad_weight), grad_bias = packed(grad_bias);
+  weight = packed(weight);
+  const int64_t T = s.T(), M = s.M();
+  const std::vector<int64_t> none{0};
+  Seven out{make(s.z, shape_of(s.z), needs[0]), make(s.z, shape_of(s.y), needs[1]),
+            make(s.z, s.weight ? shape_of(*s.weight) : none, needs[2]),
+            make(s.z, {T, M}, needs[3]), make(s.z, {T, M}, needs[4]), make(s.z, {M}, needs[5]),
+            make(s.z, {T, M}, needs[6])};
+  dispatch("fit_heads_backward", s.z, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().fit_heads_backward(
+        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg),
+         data<Real>(weight), data<Real>(grad_weight), data<Real>(grad_bias),
+         output<Real>(std::get<0>(out), needs[0]), output<Real>(std::get<1>(out), needs[1]),
+         output<Real>(std::get<2>(out), needs[2]), output<Real>(std::get<3>(out), needs[3]),
+         output<Real>(std::get<4>(out), needs[4]), output<Real>(std::get<5>(out), needs[5]),
+         output<Real>(std::get<6>(out), needs[6])},
+        run_in_parallel);
+  });
+  return out;
+}
+
+Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight,
+                  MaybeTensor l1, MaybeTensor group, MaybeTensor shared, Numbers scale,
+                  bool fit_intercept, bool nonneg) {
+  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+  const bool coupled = shared || scale[2] != 0;
+  Tensor value = make(s.z, {coupled ? 1 : s.T()});
+  dispatch("lambda_max", s.z, [&](auto real) {
+    using Real = decltype(real);
+    PenaltyArgs<Real> strengths = penalty<Real>(l1, group, shared, std::nullopt, scale, nonneg);
+    strengths.ridge.scale = 0;
+    kernels().of<Real>().lambda_max({s.args<Real>(), strengths, nullptr, output<Real>(value)},
+                                    run_in_parallel);
+  });
+  return value;
+}
+
+Tensor duality_gap(Tensor weight, Tensor z, Tensor y, MaybeTensor offsets,
+                   MaybeTensor sample_weight, MaybeTensor l1, MaybeTensor group,
+                   MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
+                   bool fit_intercept) {
+  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+  weight = packed(weight);
+  Tensor value = make(s.z, {s.T()});
+  dispatch("duality_gap", s.z, [&](auto real) {
+    using Real = decltype(real);
+    kernels().of<Real>().duality_gap(
+        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg),
+         data<Real>(weight), output<Real>(value)},
+        run_in_parallel);
+  });
+  return value;
+}
+
+}  // namespace
+}  // namespace sparsedis
+
+extern "C" __attribute__((visibility("default"))) const char* sparsedis_instruction_set() {
+  return sparsedis::kernels().instruction_set;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparsedis, CPU, m) {
+  m.impl("prox", TORCH_BOX(&sparsedis::prox));
+  m.impl("prox_", TORCH_BOX(&sparsedis::prox_));
+  m.impl("prox_backward", TORCH_BOX(&sparsedis::prox_backward));
+  m.impl("radial_prox", TORCH_BOX(&sparsedis::radial_prox));
+  m.impl("radial_prox_backward", TORCH_BOX(&sparsedis::radial_prox_backward));
+  m.impl("linf_prox", TORCH_BOX(&sparsedis::linf_prox));
+  m.impl("linf_prox_backward", TORCH_BOX(&sparsedis::linf_prox_backward));
+  m.impl("penalty_value", TORCH_BOX(&sparsedis::penalty_value));
+  m.impl("penalty_value_backward", TORCH_BOX(&sparsedis::penalty_value_backward));
+  m.impl("feature_usage", TORCH_BOX(&sparsedis::feature_usage));
+  m.impl("feature_usage_backward", TORCH_BOX(&sparsedis::feature_usage_backward));
+  m.impl("fit_heads", TORCH_BOX(&sparsedis::fit_heads));
+  m.impl("fit_heads_backward", TORCH_BOX(&sparsedis::fit_heads_backward));
+  m.impl("lambda_max", TORCH_BOX(&sparsedis::lambda_max));
+  m.impl("duality_gap", TORCH_BOX(&sparsedis::duality_gap));
+}

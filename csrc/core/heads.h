@@ -1,0 +1,77 @@
+// One task from samples to head weights: load, choose the method, solve, write.
+#pragma once
+
+#include "ridge.h"
+#include "sparse_solver.h"
+
+SPARSEDIS_BEGIN
+
+template <typename Real>
+struct HeadWork {
+  Task<Real> task;
+  SpdSystem<Real> ridge;
+  SparseWork<Real> sparse;
+};
+
+template <typename Real>
+struct HeadOutput {
+  Real *weight, *bias, *gap;  // (M, C), (C), (1)
+  int32_t *n_iter, *status;
+};
+
+template <typename Real>
+inline void write_nothing(const TaskInput<Real>& in, const HeadOutput<Real>& out, Real value,
+                          Status status) {
+  std::fill_n(out.weight, in.M * in.C, value);
+  std::fill_n(out.bias, in.C, value);
+  *out.gap = value, *out.n_iter = 0, *out.status = status;
+}
+
+// W (C, ld) to weight (M, C), and bias = ybar - W' zbar.
+template <typename Real>
+inline void write_head(const Task<Real>& task, const Real* W, const HeadOutput<Real>& out) {
+  for (int64_t c = 0; c < task.C; ++c) {
+    const Real* w = W + c * task.ld;
+    for (int64_t j = 0; j < task.M; ++j) out.weight[j * task.C + c] = w[j];
+    out.bias[c] =
+        static_cast<Real>(task.ybar.get()[c] - dot<double>(w, task.zbar.get(), task.M));
+  }
+}
+
+// Solves task t, whose samples are `in`. `init` is (M, C) or null, `all_features` the Gram matrix
+// of a design that all tasks share, or null.
+template <typename Real>
+inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty, int64_t t,
+                     const Real* init, double tol, int64_t max_iter, const Real* all_features,
+                     HeadWork<Real>& work, const HeadOutput<Real>& out) {
+  Task<Real>& task = work.task;
+  const bool finite = load_task(in, task) && load_penalty(penalty, t, task) &&
+                      (init == nullptr || all_finite(init, in.M * in.C));
+  if (!finite) {
+    write_nothing(in, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
+    return;
+  }
+  if (task.empty()) {
+    write_nothing(in, out, Real(0), kConverged);
+    return;
+  }
+  int64_t steps = 0;
+  double gap = 0;
+  Real* W = work.sparse.W.reserve(task.C * task.ld);
+  if (task.target2 == 0) {
+    std::fill_n(W, task.C * task.ld, Real(0));
+  } else if (task.sparse) {
+    gap = solve_sparse(task, init, tol, max_iter, all_features, work.sparse);
+    steps = work.sparse.steps;
+  } else {
+    const auto solve = task.n >= task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
+    const double zero = 0.5 * task.target2;
+    gap = solve(task, work.ridge, tol * zero, W, &steps) / zero;
+  }
+  write_head(task, work.sparse.W.get(), out);
+  *out.gap = static_cast<Real>(gap);
+  *out.n_iter = static_cast<int32_t>(steps);
+  *out.status = gap <= tol ? kConverged : kIterationLimit;
+}
+
+SPARSEDIS_END

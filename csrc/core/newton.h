@@ -1,0 +1,198 @@
+// One damped Newton step on the support of a working set, with an exact line search.
+#pragma once
+
+#include "support_system.h"
+#include "working_set.h"
+
+SPARSEDIS_BEGIN
+
+// How a Newton system is solved.
+struct NewtonRule {
+  bool direct;  // exactly, else by conjugate gradients to 0.3 in at most 40 steps
+  double gap;   // the current relative gap, which sets the damping
+};
+
+constexpr int64_t kDirectRows = 512;     // larger supports go by conjugate gradients
+constexpr double kRadialCap = 3e3;       // largest d_j, in units of the largest column norm
+constexpr double kFlip = 0.02;           // a row that keeps less than this of itself goes to zero
+
+template <typename Real>
+struct NewtonWork {
+  SupportSystem<Real> system;
+  Buffer<Real> W, q, ridge, l1, group, next, delta, G_delta;
+
+  void shape(int64_t C, int64_t ld) {
+    for (Buffer<Real>* v : {&W, &q, &next, &delta, &G_delta})
+      std::fill_n(v->reserve(C * ld), C * ld, Real(0));
+    for (Buffer<Real>* v : {&ridge, &l1, &group}) v->reserve(ld);
+  }
+};
+
+template <typename Real>
+inline int64_t support_rows(const WorkingSet<Real>& ws, int64_t* rows) {
+  int64_t S = 0;
+  for (int64_t k = 0; k < ws.size; ++k) {
+    bool any = false;
+    for (int64_t c = 0; c < ws.C; ++c) any |= ws.W.get()[c * ws.ld + k] != 0;
+    if (any) rows[S++] = k;
+  }
+  return S;
+}
+
+// Copies the support's rows of G, W, q and the strengths.
+template <typename Real>
+inline void gather_support(const WorkingSet<Real>& ws, NewtonWork<Real>& work) {
+  SupportSystem<Real>& s = work.system;
+  work.shape(s.C, s.ld);
+  for (int64_t a = 0; a < s.S; ++a) {
+    const int64_t k = s.row.get()[a];
+    for (int64_t b = 0; b < s.S; ++b)
+      s.G.get()[a * s.ld + b] = ws.G.get()[k * ws.ld + s.row.get()[b]];
+    for (int64_t c = 0; c < s.C; ++c) {
+      work.W.get()[c * s.ld + a] = ws.W.get()[c * ws.ld + k];
+      work.q.get()[c * s.ld + a] = ws.q.get()[c * ws.ld + k];
+    }
+    work.ridge.get()[a] = ws.ridge.get()[k];
+    work.l1.get()[a] = static_cast<Real>(ws.scale * ws.l1.get()[k]);
+    work.group.get()[a] = static_cast<Real>(ws.scale * ws.group.get()[k]);
+  }
+}
+
+// r = -gradient on the live entries.
+template <typename Real>
+inline void descent_rhs(NewtonWork<Real>& work) {
+  SupportSystem<Real>& s = work.system;
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t j = 0; j < s.S; ++j) {
+      const int64_t i = c * s.ld + j;
+      const Real w = work.W.get()[i], sign = w > 0 ? Real(1) : (w < 0 ? Real(-1) : Real(0));
+      const Real r = work.q.get()[i] - work.ridge.get()[j] * w - work.l1.get()[j] * sign -
+                     work.group.get()[j] * s.unit.get()[i];
+      s.r.get()[i] = s.live.get()[i] ? r : Real(0);
+    }
+}
+
+// d/d alpha of the objective at W + alpha x, which is convex in alpha.
+template <typename Real>
+inline double slope_along(const NewtonWork<Real>& work, double alpha) {
+  const SupportSystem<Real>& s = work.system;
+  const Real *x = s.x.get(), *W = work.W.get(), *Gx = work.G_delta.get();
+  double slope = 0;
+  for (int64_t j = 0; j < s.S; ++j) {
+    double norm2 = 0, w_x = 0;
+    for (int64_t c = 0; c < s.C; ++c) {
+      const int64_t i = c * s.ld + j;
+      const double at_alpha = W[i] + alpha * x[i];
+      norm2 += at_alpha * at_alpha;
+      w_x += at_alpha * x[i];
+      slope += x[i] * (alpha * Gx[i] - work.q.get()[i]);
+      slope += work.l1.get()[j] * (at_alpha > 0 ? x[i] : (at_alpha < 0 ? -x[i] : Real(0)));
+    }
+    slope += work.ridge.get()[j] * w_x;
+    if (norm2 > 0) slope += work.group.get()[j] * w_x / std::sqrt(norm2);
+  }
+  return slope;
+}
+
+// alpha in (0, 1]: 1 where the slope there is small, else a bisected root of the slope.
+template <typename Real>
+inline double line_search(const NewtonWork<Real>& work) {
+  const double start = slope_along(work, 0.0);
+  if (slope_along(work, 1.0) <= 0.3 * std::fabs(start)) return 1.0;
+  double low = 0, high = 1;
+  for (int step = 0; step < 12; ++step) {
+    const double middle = 0.5 * (low + high);
+    (slope_along(work, middle) <= 0 ? low : high) = middle;
+  }
+  return 0.5 * (low + high);
+}
+
+// next = W + alpha x; rows that turn away from themselves, and entries that l1 or the bound at 0
+// hold to their sign and that change it, go to exactly 0.
+template <typename Real>
+inline void clip_step(NewtonWork<Real>& work, double alpha, bool nonneg) {
+  SupportSystem<Real>& s = work.system;
+  for (int64_t j = 0; j < s.S; ++j) {
+    double kept = 0, norm2 = 0;
+    const bool signs = work.l1.get()[j] > 0 || nonneg;
+    for (int64_t c = 0; c < s.C; ++c) {
+      const int64_t i = c * s.ld + j;
+      const double w = work.W.get()[i], moved = w + alpha * s.x.get()[i];
+      kept += w * moved;
+      norm2 += w * w;
+      work.next.get()[i] = static_cast<Real>(signs && moved * w <= 0 ? 0.0 : moved);
+    }
+    const bool flips = (signs || work.group.get()[j] > 0) && kept <= kFlip * norm2;
+    for (int64_t c = 0; c < s.C; ++c) {
+      const int64_t i = c * s.ld + j;
+      if (flips) work.next.get()[i] = 0;
+      work.delta.get()[i] = work.next.get()[i] - work.W.get()[i];
+    }
+  }
+}
+
+// G V for V of shape (C, ld) on the support.
+template <typename Real>
+inline void gram_times(const SupportSystem<Real>& s, const Real* V, Real* out) {
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t j = 0; j < s.S; ++j)
+      out[c * s.ld + j] = dot<Real>(s.G.get() + j * s.ld, V + c * s.ld, s.S);
+}
+
+// Objective at `next` minus objective at W.
+template <typename Real>
+inline double objective_change(const NewtonWork<Real>& work, bool nonneg) {
+  const SupportSystem<Real>& s = work.system;
+  const TaskPenalty<Real> p{work.l1.get(), work.group.get(), work.ridge.get(), nonneg};
+  return 0.5 * inner(s, work.delta.get(), work.G_delta.get()) -
+         inner(s, work.delta.get(), work.q.get()) +
+         penalty_of(p, work.next.get(), s.S, s.C, s.ld, 1.0) -
+         penalty_of(p, work.W.get(), s.S, s.C, s.ld, 1.0);
+}
+
+// Damping: without it conjugate gradients diverge where the support outgrows the samples.
+template <typename Real>
+inline void damp(NewtonWork<Real>& work, const NewtonRule& rule) {
+  SupportSystem<Real>& s = work.system;
+  Real largest = 0;
+  for (int64_t j = 0; j < s.S; ++j) largest = std::max(largest, s.G.get()[j * s.ld + j]);
+  const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
+  const double damping =
+      std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0)) * largest;
+  for (int64_t j = 0; j < s.S; ++j)
+    s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
+  linearise(s, work.W.get(), work.group.get(), static_cast<Real>(kRadialCap * largest),
+            [&](int64_t) { return true; });
+}
+
+// One step; false where it would not lower the objective, and then nothing has changed.
+template <typename Real>
+inline bool newton_step(WorkingSet<Real>& ws, NewtonWork<Real>& work, NewtonRule rule) {
+  SupportSystem<Real>& s = work.system;
+  s.row.reserve(ws.size);
+  const int64_t S = support_rows(ws, s.row.get());
+  if (S == 0) return false;
+  s.shape(S, ws.C);
+  rule.direct = (rule.direct || ws.C == 1) && S <= kDirectRows;
+  gather_support(ws, work);
+  damp(work, rule);
+  descent_rhs(work);
+  if (!rule.direct || !solve_directly(s)) {
+    descent_rhs(work);
+    solve_by_cg(s, 0.3, 40);
+  }
+  gram_times(s, s.x.get(), work.G_delta.get());
+  clip_step(work, line_search(work), ws.nonneg);
+  gram_times(s, work.delta.get(), work.G_delta.get());
+  if (!(objective_change(work, ws.nonneg) < 0)) return false;
+  for (int64_t a = 0; a < S; ++a)
+    for (int64_t c = 0; c < ws.C; ++c) {
+      const int64_t k = s.row.get()[a];
+      ws.W.get()[c * ws.ld + k] = work.next.get()[c * s.ld + a];
+      axpy(-work.delta.get()[c * s.ld + a], ws.G.get() + k * ws.ld, ws.q.get() + c * ws.ld,
+           ws.size);
+    }
+  return true;
+}
+
+SPARSEDIS_END

@@ -1,0 +1,220 @@
+// The Newton system on the support of a sparse solution, for the solver and for its gradient.
+//
+// On the live entries: H V = G V + e V + d_j (V_j - wh_j <wh_j, V_j>), with wh_j = W_j/||W_j||,
+// d_j = group_j/||W_j|| and e the ridge (and damping). Arrays are compact: S rows (features) by C
+// outputs, stored (C, ld).
+#pragma once
+
+#include "dense.h"
+
+SPARSEDIS_BEGIN
+
+template <typename Real>
+struct SupportSystem {
+  int64_t S = 0, C = 0, ld = 0;
+  Buffer<int64_t> row;                // position of each support row in the caller's arrays
+  Buffer<Real> G, e, d;               // (S, ld), (S), (S)
+  Buffer<Real> unit;                  // wh, (C, ld)
+  Buffer<char> live;                  // (C, ld)
+  Buffer<Real> x, r, p, Hp, inverse, P, cap, y;
+  bool all_live = true;               // every entry of every row
+  bool curved = false;                // some d_j > 0
+
+  void shape(int64_t rows, int64_t outputs) {
+    S = rows, C = outputs, ld = padded<Real>(rows);
+    row.reserve(S);
+    // gram_columns writes whole tiles.
+    G.reserve((S + Simd<Real>::kTile) * ld);
+    for (Buffer<Real>* v : {&e, &d, &y}) v->reserve(ld);
+    for (Buffer<Real>* v : {&unit, &x, &r, &p, &Hp}) v->reserve(C * ld);
+    live.reserve(C * ld);
+  }
+};
+
+// Sets wh, d and the live entries from the weights W (C, ld) of the support. An entry that is zero
+// inside a live row moves only where nothing holds it at zero.
+template <typename Real, typename Held>
+inline void linearise(SupportSystem<Real>& s, const Real* W, const Real* group, Real cap,
+                      Held held_at_zero) {
+  s.all_live = true, s.curved = false;
+  for (int64_t j = 0; j < s.S; ++j) {
+    double norm2 = 0;
+    for (int64_t c = 0; c < s.C; ++c)
+      norm2 += static_cast<double>(W[c * s.ld + j]) * W[c * s.ld + j];
+    const double norm = std::sqrt(norm2);
+    for (int64_t c = 0; c < s.C; ++c) {
+      const Real w = W[c * s.ld + j];
+      const bool live = w != 0 || !held_at_zero(j);
+      s.live.get()[c * s.ld + j] = live;
+      s.unit.get()[c * s.ld + j] = static_cast<Real>(norm > 0 ? w / norm : 0.0);
+      s.all_live &= live;
+    }
+    s.d.get()[j] = static_cast<Real>(
+        norm > 0 ? std::min(group[j] / norm, static_cast<double>(cap)) : 0.0);
+    s.curved |= s.d.get()[j] > 0;
+  }
+}
+
+// <wh_j, V_j>
+template <typename Real>
+inline Real along(const SupportSystem<Real>& s, const Real* V, int64_t j) {
+  Real sum = 0;
+  for (int64_t c = 0; c < s.C; ++c) sum += s.unit.get()[c * s.ld + j] * V[c * s.ld + j];
+  return sum;
+}
+
+template <typename Real>
+inline void apply(const SupportSystem<Real>& s, const Real* V, Real* out) {
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t j = 0; j < s.S; ++j)
+      out[c * s.ld + j] = dot<Real>(s.G.get() + j * s.ld, V + c * s.ld, s.S);
+  for (int64_t j = 0; j < s.S; ++j) {
+    const Real radial = s.d.get()[j] * along(s, V, j);
+    for (int64_t c = 0; c < s.C; ++c) {
+      const int64_t i = c * s.ld + j;
+      out[i] += (s.e.get()[j] + s.d.get()[j]) * V[i] - radial * s.unit.get()[i];
+      if (!s.live.get()[i]) out[i] = 0;
+    }
+  }
+}
+
+template <typename Real>
+inline double inner(const SupportSystem<Real>& s, const Real* a, const Real* b) {
+  double sum = 0;
+  for (int64_t c = 0; c < s.C; ++c) sum += dot<double>(a + c * s.ld, b + c * s.ld, s.S);
+  return sum;
+}
+
+// p = r / diag(H)
+template <typename Real>
+inline void precondition(const SupportSystem<Real>& s, const Real* r, Real* p) {
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t j = 0; j < s.S; ++j) {
+      const int64_t i = c * s.ld + j;
+      const Real u = s.unit.get()[i];
+      const Real diagonal =
+          s.G.get()[j * s.ld + j] + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
+      p[i] = diagonal > 0 ? r[i] / diagonal : Real(0);
+    }
+}
+
+// Preconditioned conjugate gradients from 0 on the live entries: x, with r = rhs on entry. Stops at
+// ||residual|| <= eta ||rhs|| in the preconditioned norm.
+template <typename Real>
+inline void solve_by_cg(SupportSystem<Real>& s, double eta, int64_t max_steps) {
+  Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get();
+  Buffer<Real> preconditioned(s.C * s.ld);
+  Real* z = preconditioned.get();
+  std::fill_n(x, s.C * s.ld, Real(0));
+  precondition(s, r, z);
+  std::copy_n(z, s.C * s.ld, p);
+  double rz = inner(s, r, z);
+  const double target = eta * eta * rz;
+  for (int64_t step = 0; step < max_steps && rz > target; ++step) {
+    apply(s, p, Hp);
+    const double curvature = inner(s, p, Hp);
+    if (!(curvature > 0)) break;
+    for (int64_t c = 0; c < s.C; ++c) {
+      axpy(static_cast<Real>(rz / curvature), p + c * s.ld, x + c * s.ld, s.S);
+      axpy(static_cast<Real>(-rz / curvature), Hp + c * s.ld, r + c * s.ld, s.S);
+    }
+    precondition(s, r, z);
+    const double next = inner(s, r, z), ratio = next / rz;
+    rz = next;
+    for (int64_t c = 0; c < s.C; ++c)
+      for (int64_t j = 0; j < s.S; ++j)
+        p[c * s.ld + j] = z[c * s.ld + j] + static_cast<Real>(ratio) * p[c * s.ld + j];
+  }
+}
+
+// Without curvature the outputs are independent: one Cholesky factor for each set of live rows.
+template <typename Real>
+inline bool solve_by_output(SupportSystem<Real>& s) {
+  Buffer<int64_t> kept(s.S);
+  Real* L = s.P.reserve(s.S * s.ld);
+  Real* rhs = s.y.get();
+  int64_t factored = -1;  // outputs that share one factor: all of them when every entry is live
+  for (int64_t c = 0; c < s.C; ++c) {
+    int64_t k = 0;
+    for (int64_t j = 0; j < s.S; ++j)
+      if (s.live.get()[c * s.ld + j]) kept.get()[k++] = j;
+    if (factored < 0 || !s.all_live) {
+      for (int64_t a = 0; a < k; ++a) {
+        const int64_t j = kept.get()[a];
+        for (int64_t b = 0; b < a; ++b)
+          L[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
+        L[a * s.ld + a] = s.G.get()[j * s.ld + j] + s.e.get()[j];
+      }
+      if (!cholesky(L, k, s.ld)) return false;
+      factored = c;
+    }
+    for (int64_t a = 0; a < k; ++a) rhs[a] = s.r.get()[c * s.ld + kept.get()[a]];
+    cholesky_solve(L, k, s.ld, rhs);
+    std::fill_n(s.x.get() + c * s.ld, s.ld, Real(0));
+    for (int64_t a = 0; a < k; ++a) s.x.get()[c * s.ld + kept.get()[a]] = rhs[a];
+  }
+  return true;
+}
+
+// inverse = P^-1 for P = G + diag(e + d), symmetric, through its Cholesky factor.
+template <typename Real>
+inline bool invert_rows(SupportSystem<Real>& s) {
+  Real *P = s.P.reserve(s.S * s.ld), *inverse = s.inverse.reserve(s.S * s.ld);
+  for (int64_t j = 0; j < s.S; ++j) {
+    std::copy_n(s.G.get() + j * s.ld, s.S, P + j * s.ld);
+    P[j * s.ld + j] += s.e.get()[j] + s.d.get()[j];
+  }
+  if (!cholesky(P, s.S, s.ld)) return false;
+  for (int64_t j = 0; j < s.S; ++j) {
+    std::fill_n(inverse + j * s.ld, s.ld, Real(0));
+    inverse[j * s.ld + j] = 1;
+    cholesky_solve(P, s.S, s.ld, inverse + j * s.ld);
+  }
+  return true;
+}
+
+// Direct solve where every entry is live. H = P (x) I - U D U' with P = G + diag(e + d) and
+// U = [e_j (x) wh_j], so that (Woodbury) with Pi = P^-1, X = Pi rhs and the S x S matrix
+// Cap = diag(1/d) - Pi o (wh wh'): y = Cap^-1 <wh_j, X_j>, x = X + Pi (wh y). Exact, at the cost of
+// S x S factors instead of SC x SC ones.
+template <typename Real>
+inline bool solve_by_woodbury(SupportSystem<Real>& s) {
+  if (!invert_rows(s)) return false;
+  const int64_t S = s.S, ld = s.ld;
+  Real *x = s.x.get(), *y = s.y.get(), *cap = s.cap.reserve(S * ld), *work = s.Hp.get();
+  const Real* unit = s.unit.get();
+  const auto times_inverse = [&](const Real* in, Real* out) {
+    for (int64_t c = 0; c < s.C; ++c)
+      for (int64_t j = 0; j < S; ++j)
+        out[c * ld + j] = dot<Real>(s.inverse.get() + j * ld, in + c * ld, S);
+  };
+  times_inverse(s.r.get(), x);
+  for (int64_t a = 0; a < S; ++a) {
+    y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
+    for (int64_t b = 0; b <= a; ++b) {
+      Real cosine = 0;
+      for (int64_t c = 0; c < s.C; ++c) cosine += unit[c * ld + a] * unit[c * ld + b];
+      // Without a group strength the row has no rank-one term: its unknown stays 0.
+      const bool both = s.d.get()[a] > 0 && s.d.get()[b] > 0;
+      cap[a * ld + b] = both ? -s.inverse.get()[a * ld + b] * cosine : Real(0);
+    }
+    cap[a * ld + a] = s.d.get()[a] > 0 ? cap[a * ld + a] + 1 / s.d.get()[a] : Real(1);
+  }
+  if (!cholesky(cap, S, ld)) return false;
+  cholesky_solve(cap, S, ld, y);
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t j = 0; j < S; ++j) work[c * ld + j] = unit[c * ld + j] * y[j];
+  times_inverse(work, s.p.get());
+  for (int64_t c = 0; c < s.C; ++c) axpy(Real(1), s.p.get() + c * ld, x + c * ld, S);
+  return true;
+}
+
+// x = H^-1 r by the direct method that applies; false where it fails or none applies.
+template <typename Real>
+inline bool solve_directly(SupportSystem<Real>& s) {
+  // With one output the projector I - wh wh' is zero, whatever d.
+  if (!s.curved || s.C == 1) return solve_by_output(s);
+  return s.all_live && solve_by_woodbury(s);
+}
+
+SPARSEDIS_END

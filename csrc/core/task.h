@@ -1,0 +1,139 @@
+// One task, centred and weighted: min_W 1/2 ||A W - B||_F^2 + Omega(W).
+//
+// With p_i = s_i / sum s, A = sqrt(p) (z - zbar) and B = sqrt(p) (y - ybar): the mean loss and the
+// intercept b = ybar - W' zbar are inside A and B.
+#pragma once
+
+#include "dual.h"
+
+SPARSEDIS_BEGIN
+
+enum Status : int32_t { kConverged = 0, kIterationLimit = 1, kNotFinite = 2 };
+
+// A feature that nothing penalises gets this share of its squared norm as ridge, so that every
+// problem has one solution.
+template <typename Real>
+constexpr double ridge_floor() {
+  return sizeof(Real) == 4 ? 1e-6 : 1e-10;
+}
+
+template <typename Real>
+struct TaskInput {
+  const Real *z, *y, *sample_weight;  // (n, M), (n, C), (n) or null
+  int64_t n, M, C;
+  bool fit_intercept;
+};
+
+// The arrays a task is solved on; `Compute` is double where a gradient is taken.
+template <typename Compute>
+struct Task {
+  int64_t n, M, C, ld;  // ld = padded(M)
+  Buffer<Compute> A, B, l1, group, ridge;
+  Buffer<double> zbar, ybar, p;
+  double total_weight, target2;  // sum of s, ||B||^2
+  TaskPenalty<Compute> penalty;
+  bool sparse;  // some strength other than ridge is positive, or nonneg
+
+  bool empty() const { return n == 0 || total_weight == 0; }
+};
+
+// x * 0 is 0 for every finite x and NaN for the rest.
+template <typename Real>
+inline bool all_finite(const Real* x, int64_t n) {
+  Real poison = 0;
+#pragma omp simd reduction(+ : poison)
+  for (int64_t i = 0; i < n; ++i) poison += x[i] * Real(0);
+  return poison == Real(0);
+}
+
+// p and the total weight; false where a weight is negative or not finite.
+template <typename Real, typename Compute>
+inline bool normalise_weights(const TaskInput<Real>& in, Task<Compute>& task) {
+  double* p = task.p.reserve(in.n);
+  double total = 0;
+  for (int64_t i = 0; i < in.n; ++i) {
+    p[i] = in.sample_weight ? static_cast<double>(in.sample_weight[i]) : 1.0;
+    if (!(p[i] >= 0 && p[i] <= std::numeric_limits<double>::max())) return false;
+    total += p[i];
+  }
+  for (int64_t i = 0; i < in.n; ++i) p[i] = total > 0 ? p[i] / total : 0.0;
+  task.total_weight = total;
+  return true;
+}
+
+// Weighted column means of x (n, width) in double.
+template <typename Real>
+inline void weighted_mean(const Real* x, const double* p, int64_t n, int64_t width, bool wanted,
+                          double* mean) {
+  std::fill_n(mean, width, 0.0);
+  if (!wanted) return;
+  for (int64_t i = 0; i < n; ++i) axpy(p[i], x + i * width, mean, width);
+}
+
+template <typename Real, typename Compute>
+inline void centre(const Real* x, const double* p, const double* mean, int64_t n, int64_t width,
+                   int64_t ld, Compute* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double root = std::sqrt(p[i]);
+    const Real* row = x + i * width;
+    Compute* to = out + i * ld;
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j)
+      to[j] = static_cast<Compute>(root * (static_cast<double>(row[j]) - mean[j]));
+    std::fill(to + width, to + ld, Compute(0));
+  }
+}
+
+// Fills A, B and the means; false where the task's data are not finite or a weight is negative.
+template <typename Real, typename Compute>
+inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
+  task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
+  double* zbar = task.zbar.reserve(in.M);
+  double* ybar = task.ybar.reserve(in.C);
+  Compute* A = task.A.reserve(in.n * task.ld);
+  Compute* B = task.B.reserve(in.n * in.C);
+  if (!all_finite(in.z, in.n * in.M) || !all_finite(in.y, in.n * in.C)) return false;
+  if (!normalise_weights(in, task)) return false;
+  const double* p = task.p.get();
+  weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
+  weighted_mean(in.y, p, in.n, in.C, in.fit_intercept, ybar);
+  centre(in.z, p, zbar, in.n, in.M, task.ld, A);
+  centre(in.y, p, ybar, in.n, in.C, in.C, B);
+  task.target2 = sum_of_squares(B, in.n * in.C);
+  return true;
+}
+
+// Sum of squares of column j of A.
+template <typename Compute>
+inline double column_norm2(const Task<Compute>& task, int64_t j) {
+  double norm2 = 0;
+  for (int64_t i = 0; i < task.n; ++i) {
+    const double a = task.A.get()[i * task.ld + j];
+    norm2 += a * a;
+  }
+  return norm2;
+}
+
+// Fills the strengths of task t, with the ridge floor; false where one is not finite.
+template <typename Real, typename Compute>
+inline bool load_penalty(const PenaltyArgs<Real>& args, int64_t t, Task<Compute>& task) {
+  Compute* l1 = task.l1.reserve(task.ld);
+  Compute* group = task.group.reserve(task.ld);
+  Compute* ridge = task.ridge.reserve(task.ld);
+  task.sparse = args.nonneg;
+  for (int64_t j = 0; j < task.M; ++j) {
+    l1[j] = at(args.l1, t, j);
+    group[j] = at(args.group, t, j);
+    ridge[j] = at(args.ridge, t, j);
+    const Real shared = at(args.shared, t, j);
+    task.sparse |= l1[j] > 0 || group[j] > 0 || shared > 0;
+    if (l1[j] == 0 && group[j] == 0 && ridge[j] == 0 && shared == 0) {
+      const double norm2 = column_norm2(task, j);
+      ridge[j] = static_cast<Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
+    }
+  }
+  task.penalty = {l1, group, ridge, args.nonneg};
+  return all_finite(l1, task.M) && all_finite(group, task.M) && all_finite(ridge, task.M);
+}
+
+SPARSEDIS_END

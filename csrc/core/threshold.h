@@ -1,0 +1,37 @@
+// Thresholds of a group of C entries, and the norms they need.
+#pragma once
+
+#include "args.h"
+#include "isa.h"
+
+SPARSEDIS_BEGIN
+
+template <typename Real>
+SPARSEDIS_HD inline Real at(const Strength<Real>& s, int64_t t, int64_t m) {
+  const Real scale = static_cast<Real>(s.scale);
+  return s.data ? scale * s.data[t * s.task_stride + m * s.feature_stride] : scale;
+}
+
+template <typename Real>
+SPARSEDIS_HD inline bool present(const Strength<Real>& s) {
+  return s.data != nullptr || s.scale != 0.0;
+}
+
+// ST(v, t) = sign(v) (|v| - t)_+, or its part >= 0. NaN stays NaN.
+template <typename Real>
+SPARSEDIS_HD inline Real soft_threshold(Real v, Real t, bool nonneg) {
+  if (v > t) return v - t;
+  if (!nonneg && v < -t) return v + t;
+  return v != v ? v : Real(0);
+}
+
+// Sums of squares run in double: float32 squares overflow near 3e19 and vanish near 1e-23.
+template <typename Real>
+SPARSEDIS_HD inline double sum_of_squares(const Real* u, int64_t n) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(u[i]) * u[i];
+  return sum;
+}
+
+SPARSEDIS_END

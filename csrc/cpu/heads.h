@@ -1,0 +1,197 @@
+// Head solves over a batch of tasks: a worker owns a task from start to finish and takes the next.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "../core/heads_backward.h"
+#include "parallel.h"
+
+SPARSEDIS_BEGIN
+
+template <typename Real>
+TaskInput<Real> task_input(const SamplesArgs<Real>& s, int64_t t) {
+  const int64_t begin = s.offsets ? s.offsets[t] : t * s.n;
+  const int64_t n = s.offsets ? s.offsets[t + 1] - begin : s.n;
+  const bool own_weight = !s.one_design || s.weight_per_task;
+  return {s.one_design ? s.z : s.z + begin * s.M,
+          s.y + begin * s.C,
+          s.sample_weight ? s.sample_weight + (own_weight ? begin : 0) : nullptr,
+          n,
+          s.M,
+          s.C,
+          s.fit_intercept};
+}
+
+template <typename Real>
+int64_t row_of(const SamplesArgs<Real>& s, int64_t t) {
+  return s.offsets ? s.offsets[t] : t * s.n;
+}
+
+// Runs body(t, work) for every task. Tasks differ in cost, so workers take them one by one.
+template <typename Work, typename F>
+void for_each_task(ParallelFor run, int64_t T, F body) {
+  std::atomic<int64_t> next{0};
+  parallel_for(run, T, 1, [&](int64_t, int64_t) {
+    Work work;
+    for (int64_t t = next++; t < T; t = next++) body(t, work);
+  });
+}
+
+// The Gram matrix of a design that all tasks share, where they weigh its samples alike.
+template <typename Real>
+struct SharedGram {
+  Buffer<Real> G;
+  const Real* matrix = nullptr;
+
+  SharedGram(const SamplesArgs<Real>& s) {
+    if (!s.one_design || (s.sample_weight && s.weight_per_task) || s.T == 0 || s.n == 0) return;
+    Task<Real> task;
+    if (!load_task(task_input(s, 0), task)) return;
+    matrix = G.reserve((task.M + Simd<Real>::kTile) * task.ld);
+    gram_columns(task.A.get(), task.n, task.ld, 0, task.M, G.get(), task.ld);
+  }
+};
+
+template <typename Real>
+void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
+  const SamplesArgs<Real>& s = a.samples;
+  const SharedGram<Real> gram(s);
+  for_each_task<HeadWork<Real>>(run, s.T, [&](int64_t t, HeadWork<Real>& work) {
+    const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t,
+                               a.n_iter + t, a.status + t};
+    fit_head(task_input(s, t), a.penalty, t, a.init ? a.init + t * s.M * s.C : nullptr, a.tol,
+             a.max_iter, gram.matrix, work, out);
+  });
+}
+
+template <typename Real>
+HeadGradient<Real> head_gradient(const HeadsBackwardArgs<Real>& a, int64_t t) {
+  const SamplesArgs<Real>& s = a.samples;
+  const int64_t row = row_of(s, t), MC = s.M * s.C;
+  const auto rows = [&](Real* grad, int64_t width) { return grad ? grad + row * width : nullptr; };
+  const auto features = [&](Real* grad) { return grad ? grad + t * s.M : nullptr; };
+  const bool shares_weight = s.one_design && !s.weight_per_task;
+  return {a.weight + t * MC,
+          a.grad_weight + t * MC,
+          a.grad_bias + t * s.C,
+          s.one_design ? nullptr : rows(a.grad_z, s.M),
+          rows(a.grad_y, s.C),
+          shares_weight ? nullptr : rows(a.grad_sample_weight, 1),
+          nullptr,
+          nullptr,
+          features(a.grad_l1),
+          features(a.grad_group),
+          features(a.grad_ridge)};
+}
+
+// Sums over tasks that share a design go through a fixed number of partial sums, in a fixed order,
+// so that they do not depend on the number of threads.
+constexpr int64_t kPartialSums = 16;
+
+template <typename Real>
+struct SharedGradient {
+  const int64_t z_size, weight_size;
+  Buffer<double> z, weight;
+
+  explicit SharedGradient(const HeadsBackwardArgs<Real>& a)
+      : z_size(a.samples.one_design && a.grad_z ? a.samples.n * a.samples.M : 0),
+        weight_size(a.samples.one_design && !a.samples.weight_per_task && a.grad_sample_weight
+                        ? a.samples.n
+                        : 0) {
+    std::fill_n(z.reserve(kPartialSums * z_size), kPartialSums * z_size, 0.0);
+    std::fill_n(weight.reserve(kPartialSums * weight_size), kPartialSums * weight_size, 0.0);
+  }
+
+  void point(int64_t part, HeadGradient<Real>& out) const {
+    if (z_size) out.z_sum = z.get() + part * z_size;
+    if (weight_size) out.weight_sum = weight.get() + part * weight_size;
+  }
+
+  static void total(const Buffer<double>& parts, int64_t size, Real* grad) {
+    for (int64_t i = 0; i < size; ++i) {
+      double sum = 0;
+      for (int64_t part = 0; part < kPartialSums; ++part) sum += parts.get()[part * size + i];
+      grad[i] = static_cast<Real>(sum);
+    }
+  }
+};
+
+// Calls body(t, gradient of t, work) for every task, then adds up what tasks share.
+template <typename Real, typename F>
+void for_each_gradient(const HeadsBackwardArgs<Real>& a, ParallelFor run, F body) {
+  using Work = HeadBackwardWork<Real>;
+  const int64_t T = a.samples.T;
+  if (!a.samples.one_design) {
+    for_each_task<Work>(run, T, [&](int64_t t, Work& work) { body(t, head_gradient(a, t), work); });
+    return;
+  }
+  const SharedGradient<Real> shared(a);
+  for_each_task<Work>(run, kPartialSums, [&](int64_t part, Work& work) {
+    for (int64_t t = part; t < T; t += kPartialSums) {
+      HeadGradient<Real> out = head_gradient(a, t);
+      shared.point(part, out);
+      body(t, out, work);
+    }
+  });
+  shared.total(shared.z, shared.z_size, a.grad_z);
+  shared.total(shared.weight, shared.weight_size, a.grad_sample_weight);
+}
+
+template <typename Real>
+void fit_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor run) {
+  using Work = HeadBackwardWork<Real>;
+  for_each_gradient(a, run, [&](int64_t t, const HeadGradient<Real>& out, Work& work) {
+    fit_head_backward(task_input(a.samples, t), a.penalty, t, out, work);
+  });
+}
+
+// The factor of the penalty at which W = 0 becomes optimal: the largest dual norm of A'B.
+template <typename Real>
+void lambda_max(const HeadsReportArgs<Real>& a, ParallelFor run) {
+  struct Work {
+    Task<Real> task;
+    Buffer<double> g;
+  };
+  const SamplesArgs<Real>& s = a.samples;
+  for_each_task<Work>(run, s.T, [&](int64_t t, Work& work) {
+    Task<Real>& task = work.task;
+    a.value[t] = std::numeric_limits<Real>::quiet_NaN();
+    if (!load_task(task_input(s, t), task) || !load_penalty(a.penalty, t, task)) return;
+    double* g = work.g.reserve(task.C * task.ld);
+    correlate(task.A.get(), task.B.get(), task.n, task.ld, task.C, g, task.ld);
+    double largest = 0;
+    for (int64_t j = 0; j < task.M; ++j)
+      largest = std::max(largest, dual_norm(g + j, task.C, task.ld, task.penalty.l1[j],
+                                            task.penalty.group[j], task.penalty.nonneg));
+    a.value[t] = static_cast<Real>(largest);
+  });
+}
+
+template <typename Real>
+void duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
+  struct Work {
+    Task<Real> task;
+    Buffer<Real> W;
+    Buffer<double> R, g;
+  };
+  const SamplesArgs<Real>& s = a.samples;
+  for_each_task<Work>(run, s.T, [&](int64_t t, Work& work) {
+    Task<Real>& task = work.task;
+    const Real* weight = a.weight + t * s.M * s.C;
+    a.value[t] = std::numeric_limits<Real>::quiet_NaN();
+    if (!load_task(task_input(s, t), task) || !load_penalty(a.penalty, t, task) ||
+        !all_finite(weight, s.M * s.C))
+      return;
+    Real* W = work.W.reserve(task.C * task.ld);
+    std::fill_n(W, task.C * task.ld, Real(0));
+    for (int64_t j = 0; j < s.M; ++j)
+      for (int64_t c = 0; c < s.C; ++c) W[c * task.ld + j] = weight[j * s.C + c];
+    const bool trivial = task.empty() || task.target2 == 0;
+    const double gap = full_gap<double>(task, W, work.R.reserve(task.n * task.C),
+                                        work.g.reserve(task.C * task.ld));
+    a.value[t] = static_cast<Real>(trivial ? 0.0 : gap);
+  });
+}
+
+SPARSEDIS_END

@@ -1,0 +1,226 @@
+// The prox and its backward over (T, M, C) arrays: tasks in parallel, or slabs of features where
+// the shared level couples the tasks.
+#pragma once
+
+#include <algorithm>
+
+#include "../core/buffer.h"
+#include "../core/prox_backward.h"
+#include "parallel.h"
+
+SPARSEDIS_BEGIN
+
+constexpr int64_t kSlab = 64;               // features whose scalars are kept together
+constexpr int64_t kParallelElements = 16384;  // below this a second thread costs more than it saves
+
+template <typename Args, typename Real>
+Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
+  const int64_t offset = (t * a.M + m) * a.C;
+  return {v ? v + offset : nullptr,
+          a.metric ? a.metric + offset : nullptr,
+          at(a.penalty.l1, t, m),
+          at(a.penalty.group, t, m),
+          at(a.penalty.ridge, t, m),
+          a.C,
+          a.penalty.nonneg};
+}
+
+// x and the square of its norm for one group that no other task touches.
+template <typename Real>
+void prox_group(const ProxArgs<Real>& a, int64_t t, int64_t m) {
+  Real* x = a.x + (t * a.M + m) * a.C;
+  const Group<Real> g = group_at(a, a.v, t, m);
+  solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
+}
+
+// A slab of features and, per feature, what its scalar equation needs.
+struct FeatureScalars {
+  double shared[kSlab], theta[kSlab], t[kSlab], s[kSlab];
+  bool open[kSlab];  // the equation of this feature is not solved yet
+};
+
+// theta = 0 where the feature is zero, else a lower bound of its norm (exact where D is uniform).
+template <typename Real>
+void start_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* u,
+                    FeatureScalars& f) {
+  double largest[kSlab];
+  std::fill_n(f.t, width, 0.0);
+  std::fill_n(largest, width, 0.0);
+  for (int64_t t = 0; t < a.T; ++t) {
+    for (int64_t k = 0; k < width; ++k) {
+      const Group<Real> g = group_at(a, a.v, t, m0 + k);
+      const double norm = threshold_group(g, u);
+      if (!(norm <= g.group)) f.t[k] += (norm - g.group) * (norm - g.group);
+      for (int64_t c = 0; c < (a.metric ? a.C : 1); ++c)
+        largest[k] = std::max(largest[k], curvature(g, c));
+    }
+  }
+  const bool uniform = a.metric == nullptr && a.penalty.ridge.task_stride == 0;
+  for (int64_t k = 0; k < width; ++k) {
+    const double norm = std::sqrt(f.t[k]);
+    f.shared[k] = at(a.penalty.shared, 0, m0 + k);
+    const bool zero = norm <= f.shared[k];
+    f.theta[k] = zero ? 0.0 : (norm - f.shared[k]) / largest[k];
+    f.open[k] = !zero && !uniform && f.shared[k] > 0;
+    if (f.shared[k] == 0 && !zero) f.theta[k] = 1.0;
+  }
+}
+
+// One reciprocal Newton step of every open feature; false when none is left.
+template <typename Real>
+bool step_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* y,
+                   FeatureScalars& f) {
+  std::fill_n(f.t, width, 0.0);
+  std::fill_n(f.s, width, 0.0);
+  for (int64_t t = 0; t < a.T; ++t) {
+    for (int64_t k = 0; k < width; ++k) {
+      if (!f.open[k]) continue;
+      const Group<Real> g = group_at(a, a.v, t, m0 + k);
+      const double norm2 =
+          solve_group(g, threshold_group(g, y), f.theta[k], f.shared[k], y);
+      f.t[k] += norm2;
+      f.s[k] += feature_slope(g, y, norm2, f.theta[k], f.shared[k]);
+    }
+  }
+  bool any = false;
+  for (int64_t k = 0; k < width; ++k) {
+    if (!f.open[k]) continue;
+    const double next = f.theta[k] + f.t[k] * (std::sqrt(f.t[k]) - 1.0) / f.s[k];
+    f.open[k] = next > f.theta[k] * (1.0 + 1e-15);
+    if (f.open[k]) f.theta[k] = next;
+    any |= f.open[k];
+  }
+  return any;
+}
+
+template <typename Real>
+void prox_slab(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* scratch) {
+  FeatureScalars f;
+  start_features(a, m0, width, scratch, f);
+  for (int step = 0; step < kSecularSteps; ++step)
+    if (!step_features(a, m0, width, scratch, f)) break;
+  for (int64_t t = 0; t < a.T; ++t) {
+    for (int64_t k = 0; k < width; ++k) {
+      Real* x = a.x + (t * a.M + m0 + k) * a.C;
+      const Group<Real> g = group_at(a, a.v, t, m0 + k);
+      if (f.theta[k] == 0) {
+        std::fill_n(x, a.C, Real(0));
+        continue;
+      }
+      solve_group(g, threshold_group(g, x), f.theta[k], f.shared[k], x);
+      for (int64_t c = 0; c < a.C; ++c) x[c] = static_cast<Real>(x[c] * f.theta[k]);
+    }
+  }
+}
+
+template <typename F>
+void for_each_slab(ParallelFor run, int64_t M, F body) {
+  parallel_for(run, (M + kSlab - 1) / kSlab, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t slab = begin; slab < end; ++slab)
+      body(slab * kSlab, std::min(kSlab, M - slab * kSlab));
+  });
+}
+
+template <typename Real>
+void prox(const ProxArgs<Real>& a, ParallelFor run) {
+  if (present(a.penalty.shared)) {
+    for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+      Buffer<Real> scratch(a.C);
+      prox_slab(a, m0, width, scratch.get());
+    });
+    return;
+  }
+  const int64_t groups = a.T * a.M;
+  parallel_for(run, groups, kParallelElements / std::max<int64_t>(a.C, 1),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) prox_group(a, i / a.M, i % a.M);
+               });
+}
+
+template <typename Real>
+SolvedGroup<Real> solved_at(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m, double kappa) {
+  const Real* x = a.x + (t * a.M + m) * a.C;
+  return {group_at(a, static_cast<const Real*>(nullptr), t, m), x,
+          std::sqrt(sum_of_squares(x, a.C)), kappa};
+}
+
+// Every gradient of one group from y = A^-1 grad; returns <x, y>.
+template <typename Real>
+double write_group_gradients(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m,
+                             const SolvedGroup<Real>& s, const Real* y) {
+  double sign_y = 0, x_y = 0;
+  const int64_t index = t * a.M + m, offset = index * a.C;
+  for (int64_t c = 0; c < a.C; ++c) {
+    const Real d = a.metric ? a.metric[offset + c] : Real(1);
+    if (a.grad_v) a.grad_v[offset + c] = d * y[c];
+    if (a.grad_metric) a.grad_metric[offset + c] = (a.v[offset + c] - s.x[c]) * y[c];
+    sign_y += s.x[c] > 0 ? y[c] : (s.x[c] < 0 ? -y[c] : Real(0));
+    x_y += static_cast<double>(s.x[c]) * y[c];
+  }
+  if (a.grad_l1) a.grad_l1[index] = static_cast<Real>(-a.penalty.l1.scale * sign_y);
+  if (a.grad_group)
+    a.grad_group[index] = static_cast<Real>(s.norm > 0 ? -a.penalty.group.scale * x_y / s.norm : 0);
+  if (a.grad_ridge) a.grad_ridge[index] = static_cast<Real>(-a.penalty.ridge.scale * x_y);
+  return x_y;
+}
+
+template <typename Real>
+void prox_backward_group(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m, Real* y) {
+  const SolvedGroup<Real> s = solved_at(a, t, m, 0.0);
+  solve_group_backward(s, a.grad + (t * a.M + m) * a.C, 0.0, y);
+  write_group_gradients(a, t, m, s, y);
+}
+
+template <typename Real>
+void prox_backward_slab(const ProxBackwardArgs<Real>& a, int64_t m0, int64_t width, Real* y) {
+  double theta[kSlab] = {}, kappa[kSlab], projection[kSlab] = {}, denominator[kSlab] = {},
+         x_y[kSlab] = {};
+  const auto over_groups = [&](auto body) {
+    for (int64_t t = 0; t < a.T; ++t)
+      for (int64_t k = 0; k < width; ++k) body(t, k, (t * a.M + m0 + k) * a.C);
+  };
+  over_groups([&](int64_t, int64_t k, int64_t offset) {
+    theta[k] += sum_of_squares(a.x + offset, a.C);
+  });
+  for (int64_t k = 0; k < width; ++k) {
+    theta[k] = std::sqrt(theta[k]);
+    kappa[k] = theta[k] > 0 ? at(a.penalty.shared, 0, m0 + k) / theta[k] : 0.0;
+  }
+  over_groups([&](int64_t t, int64_t k, int64_t offset) {
+    if (kappa[k] == 0) return;
+    const FeatureSums sums =
+        feature_sums(solved_at(a, t, m0 + k, kappa[k]), a.grad + offset, theta[k]);
+    projection[k] += sums.projection;
+    denominator[k] += sums.denominator;
+  });
+  over_groups([&](int64_t t, int64_t k, int64_t offset) {
+    const SolvedGroup<Real> s = solved_at(a, t, m0 + k, kappa[k]);
+    const double lift =
+        denominator[k] > 0 ? kappa[k] * projection[k] / (denominator[k] * theta[k]) : 0.0;
+    solve_group_backward(s, a.grad + offset, lift, y);
+    x_y[k] += write_group_gradients(a, t, m0 + k, s, y);
+  });
+  if (a.grad_shared)
+    for (int64_t k = 0; k < width; ++k)
+      a.grad_shared[m0 + k] = static_cast<Real>(
+          theta[k] > 0 ? -a.penalty.shared.scale * x_y[k] / theta[k] : 0.0);
+}
+
+template <typename Real>
+void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
+  if (present(a.penalty.shared)) {
+    for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+      Buffer<Real> y(a.C);
+      prox_backward_slab(a, m0, width, y.get());
+    });
+    return;
+  }
+  parallel_for(run, a.T * a.M, kParallelElements / std::max<int64_t>(a.C, 1),
+               [&](int64_t begin, int64_t end) {
+                 Buffer<Real> y(a.C);
+                 for (int64_t i = begin; i < end; ++i)
+                   prox_backward_group(a, i / a.M, i % a.M, y.get());
+               });
+}
+
+SPARSEDIS_END

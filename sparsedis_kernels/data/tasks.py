@@ -1,0 +1,86 @@
+"""What a source of tasks is, and the batch of tasks it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+Kind = Literal["classification", "regression"]
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A batch of T tasks with n samples each.
+
+    Attributes:
+        x: inputs, (T, n, *input_shape) float32.
+        y: targets, (T, n, C) float32; one-hot for classification.
+        domain: the domain each task was drawn from, (T,) int64, an index into the source's domains.
+    """
+
+    x: Tensor
+    y: Tensor
+    domain: Tensor
+
+
+class TaskSource(Protocol):
+    """Anything that draws tasks.
+
+    Attributes:
+        name: name of the source.
+        input_shape: shape of one sample of ``x``.
+        n_outputs: C, the number of classes or of regression targets.
+        kind: what the targets are.
+        domains: names of the domains.
+        held_out: index of the domain that training never sees, or None.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    n_outputs: int
+    kind: Kind
+    domains: tuple[str, ...]
+    held_out: int | None
+
+    def sample(
+        self,
+        n_tasks: int,
+        n_samples: int,
+        generator: torch.Generator,
+        *,
+        split: Split = "train",
+        held_out: bool = False,
+    ) -> Tasks:
+        """Draw ``n_tasks`` tasks of ``n_samples`` samples; ``generator`` is the only randomness.
+
+        Each task stays within one domain: a seen one, or the held-out one if ``held_out``.
+
+        Raises:
+            ValueError: unknown ``split``, or ``held_out`` with no such domain or with
+                ``split="train"``.
+        """
+        ...
+
+
+def draw_domains(
+    source: TaskSource, n_tasks: int, generator: torch.Generator, *, split: Split, held_out: bool
+) -> Tensor:
+    """Draw each task's domain uniformly: seen ones only, or the held-out one, (T,) int64.
+
+    Raises:
+        ValueError: unknown ``split``, or ``held_out`` with no such domain or with
+            ``split="train"``.
+    """
+    caller = f"{type(source).__name__}.sample"
+    if split not in get_args(Split):
+        raise ValueError(f"{caller}: split must be one of {get_args(Split)}, got {split!r}")
+    if held_out and source.held_out is None:
+        raise ValueError(f"{caller}: held_out=True, but source {source.name!r} holds out no domain")
+    if held_out and split == "train":
+        raise ValueError(f"{caller}: held_out=True needs split='test', got split={split!r}")
+    eligible = [d for d in range(len(source.domains)) if (d == source.held_out) == held_out]
+    return torch.tensor(eligible)[torch.randint(len(eligible), (n_tasks,), generator=generator)]

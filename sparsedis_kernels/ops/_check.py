@@ -1,0 +1,53 @@
+"""Argument checks and dtype rules that every public op shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def floating(op: str, name: str, value: Tensor) -> None:
+    """Raise TypeError unless `value` has a floating dtype."""
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected a floating dtype")
+
+
+def axes(op: str, name: str, value: Tensor, meaning: str, dim: int) -> None:
+    """Raise ValueError unless `value` has `dim` axes."""
+    if value.dim() != dim:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(value.shape)}, expected {dim} axes {meaning}"
+        )
+
+
+def same_shape(op: str, name: str, value: Tensor, other: str, expected: tuple[int, ...]) -> None:
+    """Raise ValueError unless `value` has the shape `expected`, which is that of `other`."""
+    if tuple(value.shape) != expected:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(value.shape)}, but {other} needs {expected}"
+        )
+
+
+def widened(value: Tensor) -> Tensor:
+    """`value`, in float32 if it is half precision: sums accumulate in float32 at least."""
+    return value.float() if value.dtype in HALF else value
+
+
+def per_group(op: str, name: str, value: float | Tensor, v: Tensor) -> Tensor:
+    """`value` expanded to one number per (task, feature) of v (T, M, C)."""
+    T, M = v.shape[:2]
+    value = torch.as_tensor(value, dtype=v.dtype, device=v.device)
+    try:
+        return value.expand(T, M)
+    except RuntimeError:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(value.shape)}, which does not expand to "
+            f"(T, M) = ({T}, {M})"
+        ) from None
+
+
+def wanted(grads: tuple[Tensor, ...], needs: list[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients as autograd takes them: None for those that were not asked for."""
+    return tuple(g if need else None for g, need in zip(grads, needs))

@@ -1,0 +1,120 @@
+"""Defines a raw op: one schema, and with it the fake kernel, the reference, vmap and autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels import backends
+
+_libraries = {ns: torch.library.Library(ns, "FRAGMENT") for ns in ("sparsedis", backends.REFERENCE)}
+
+
+def define(
+    signature: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    vmap: Callable[..., Any] | None = None,
+    autocast: bool = True,
+    native: bool = True,
+) -> None:
+    """Define a raw op in both namespaces.
+
+    A raw op has no gradient: the public function of the same name pairs it with its backward.
+
+    Args:
+        signature: the schema, such as ``"prox(Tensor v, ...) -> Tensor"``.
+        reference: the implementation in plain PyTorch, which serves where no native kernel does.
+        fake: the function of shapes and dtypes that `torch.compile` runs.
+        vmap: the batching rule; by default one call per batch entry.
+        autocast: under autocast, run in float32. Off for ops that write in place.
+        native: whether a native kernel is meant to exist, so that its absence is worth a report.
+    """
+    name = signature.split("(", 1)[0]
+    for ns, library in _libraries.items():
+        library.define(signature, tags=(torch.Tag.pt2_compliant_tag,))
+        report = native and ns == backends.AUTOMATIC
+        library.impl(name, _fallback(name, report, reference), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{ns}::{name}", fake, lib=library)
+        rule = vmap or _one_call_per_entry
+        torch.library.register_vmap(f"{ns}::{name}", _bind(rule, ns, name), lib=library)
+        if autocast:
+            for device in ("cpu", "cuda"):
+                torch.library.register_autocast(
+                    f"{ns}::{name}", device, torch.float32, lib=library
+                )
+
+
+def raw(ns: str, name: str) -> Callable[..., Any]:
+    """The raw op `name` in namespace `ns`."""
+    return getattr(getattr(torch.ops, ns), name)
+
+
+def _fallback(name: str, report: bool, reference: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if report:
+            device = next(a.device.type for a in args if isinstance(a, Tensor))
+            backends.report_fallback(name, device)
+        return reference(*args)
+
+    return call
+
+
+def _bind(rule: Callable[..., Any], ns: str, name: str) -> Callable[..., Any]:
+    def batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return rule(raw(ns, name), info.batch_size, in_dims, args)
+
+    return batched
+
+
+def _one_call_per_entry(
+    op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    results = [
+        op(*(a if d is None else a.select(d, b) for a, d in zip(args, in_dims)))
+        for b in range(batch)
+    ]
+    if results[0] is None:  # an op that writes in place returns nothing
+        return None, None
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * len(results[0])
+
+
+def fold_into_features(
+    op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """Batching rule of ops whose features do not interact: the batch becomes more features.
+
+    Tensors are (T, M, ...) or, with one axis, (M,); a batch of B becomes (T, B * M, ...).
+    """
+    has_batch = [d for d in in_dims if d is not None]
+    if not has_batch:
+        return op(*args), None
+    folded = [_fold(a, d, batch) for a, d in zip(args, in_dims)]
+    result = op(*folded)
+    if isinstance(result, Tensor):
+        return _unfold(result, batch)
+    parts = [_unfold(r, batch) for r in result]
+    return tuple(p[0] for p in parts), tuple(p[1] for p in parts)
+
+
+def _fold(a: Any, dim: int | None, batch: int) -> Any:
+    if not isinstance(a, Tensor):
+        return a
+    axis = 0 if a.dim() - (dim is not None) == 1 else 1
+    a = a.unsqueeze(axis) if dim is None else a.movedim(dim, axis)
+    sizes = list(a.shape)
+    sizes[axis] = batch
+    return a.expand(sizes).flatten(axis, axis + 1)
+
+
+def _unfold(result: Tensor, batch: int) -> tuple[Tensor, int | None]:
+    if result.dim() == 1 and result.numel() == 0:  # an output that was not asked for
+        return result, None
+    axis = 0 if result.dim() == 1 else 1
+    return result.unflatten(axis, (batch, -1)), axis

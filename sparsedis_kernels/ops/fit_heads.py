@@ -1,0 +1,222 @@
+"""Fits the heads of many tasks at once, and differentiates the solution."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels import backends, reference
+from sparsedis_kernels.ops import _check
+from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._samples import SAMPLES_SCHEMA, Samples, read_samples, task_count
+from sparsedis_kernels.penalty import Penalty
+
+_PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale, bool nonneg"
+NOT_CONVERGED, NOT_FINITE = 1, 2
+
+
+class HeadsFit(NamedTuple):
+    """The heads of T tasks, with a certificate for each.
+
+    Attributes:
+        weight: (T, M, C); entries off the support are exactly 0. Differentiable.
+        bias: (T, C), 0 without an intercept. Differentiable.
+        gap: (T,), duality gap relative to the task's objective at zero weights; one number over all
+            tasks where `shared` couples them.
+        n_iter: (T,) int32, passes plus Newton steps.
+        converged: (T,) bool, whether `gap` reached the tolerance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gap: Tensor
+    n_iter: Tensor
+    converged: Tensor
+
+
+def _fit_fake(z: Tensor, y: Tensor, offsets: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
+    T, M, C = task_count(z, y, offsets), z.shape[-1], y.shape[-1]
+    n_iter = z.new_empty((T,), dtype=torch.int32)
+    return (
+        z.new_empty((T, M, C)),
+        z.new_empty((T, C)),
+        z.new_empty((T,)),
+        n_iter,
+        torch.empty_like(n_iter),
+    )
+
+
+def _backward_fake(
+    grad_weight: Tensor, grad_bias: Tensor, weight: Tensor, z: Tensor, y: Tensor,
+    offsets: Tensor | None, sample_weight: Tensor | None, l1: Any, group: Any, shared: Any,
+    ridge: Any, scale: list[float], nonneg: bool, fit_intercept: bool, needs: list[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
+    T, M, _ = weight.shape
+    samples = (0,) if sample_weight is None else sample_weight.shape
+    shapes = [z.shape, y.shape, samples, (T, M), (T, M), (M,), (T, M)]
+    return tuple(z.new_empty(s if need else (0,)) for s, need in zip(shapes, needs))
+
+
+def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
+    bad = (status == NOT_FINITE).nonzero().flatten()
+    if raise_on_error and bad.numel() > 0:
+        raise ValueError(
+            f"fit_heads: NaN, infinity or a negative sample weight in {bad.numel()} of "
+            f"{status.numel()} tasks, the first is task {int(bad[0])}; "
+            "on_error='flag' marks such tasks and fits the others"
+        )
+    open_tasks = int((status == NOT_CONVERGED).sum())
+    if open_tasks:
+        warnings.warn(
+            f"fit_heads: {open_tasks} of {status.numel()} tasks did not reach tol={tol:g}; see "
+            "HeadsFit.gap, and raise max_iter or tol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return status == 0
+
+
+define(
+    f"fit_heads({SAMPLES_SCHEMA}, {_PENALTY}, bool fit_intercept, Tensor? init, float tol, "
+    "int max_iter) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.fit_heads,
+    fake=_fit_fake,
+)
+define(
+    f"fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, {SAMPLES_SCHEMA}, "
+    f"{_PENALTY}, bool fit_intercept, bool[] needs) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.fit_heads_backward,
+    fake=_backward_fake,
+)
+# The check reads the status on the host. As an op it keeps its place in a compiled graph.
+define(
+    "check_status(Tensor status, float tol, bool raise_on_error) -> Tensor",
+    reference=_check_status,
+    fake=lambda status, *_: torch.empty_like(status, dtype=torch.bool),
+    autocast=False,
+    native=False,
+)
+
+
+class _FitHeads(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        ns: str, z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Tensor | None,
+        l1: Tensor | None, group: Tensor | None, shared: Tensor | None, ridge: Tensor | None,
+        scale: list[float], nonneg: bool, fit_intercept: bool, init: Tensor | None, tol: float,
+        max_iter: int,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        return raw(ns, "fit_heads")(
+            z, y, offsets, sample_weight, l1, group, shared, ridge, scale, nonneg, fit_intercept,
+            init, tol, max_iter,
+        )  # fmt: skip
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.ns, *tensors = inputs[:9]
+        ctx.numbers = inputs[9:12]  # scale, nonneg, fit_intercept
+        ctx.save_for_backward(output[0], *tensors)
+        ctx.mark_non_differentiable(*output[2:])
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_weight: Tensor, grad_bias: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        weight, z, y, offsets, sample_weight, *penalty = ctx.saved_tensors
+        needs_z, needs_y, _, *rest = ctx.needs_input_grad[1:9]
+        needs = [needs_z, needs_y, *rest]
+        grads = raw(ctx.ns, "fit_heads_backward")(
+            grad_weight, grad_bias, weight, z, y, offsets, sample_weight, *penalty, *ctx.numbers,
+            needs,
+        )  # fmt: skip
+        grad_z, grad_y, *others = _check.wanted(grads, needs)
+        return None, grad_z, grad_y, None, *others, None, None, None, None, None, None
+
+
+def fit_heads(
+    z: Tensor,
+    y: Tensor,
+    penalty: Penalty,
+    *,
+    loss: str = "squared",
+    offsets: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    fit_intercept: bool = True,
+    init: Tensor | None = None,
+    tol: float = 1e-4,
+    max_iter: int = 10_000,
+    on_error: str = "raise",
+    backend: str | None = None,
+) -> HeadsFit:
+    r"""Linear heads of T tasks under a nested group-sparse penalty, each solved to a certified gap.
+
+    .. math::
+        \min_{W, b} \sum_t \frac{1}{2 S_t} \sum_i s_{ti} \|z_{ti} W_t + b_t - y_{ti}\|^2
+        + \Omega(W), \qquad S_t = \sum_i s_{ti}
+
+    Without `penalty.shared` the tasks are independent. Ridge alone is solved by one Cholesky factor
+    of the smaller side; sparse penalties by block coordinate descent on a working set and Newton
+    steps on the support, stopped by the duality gap. Gradients come from implicit differentiation
+    on the support. A feature that nothing penalises gets a ridge of 1e-6 (float64: 1e-10) of its
+    squared norm, so that the solution is unique.
+
+    Args:
+        z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
+            or a jagged nested tensor. Floating; half precision is computed in float32.
+        y: targets: (T, n, C), (T, n, C), (N, C), or jagged nested.
+        penalty: the regulariser.
+        loss: ``"squared"``.
+        offsets: (T + 1,) int64, the first row of each task, with the end. Default None.
+        sample_weight: weights >= 0 of y's rows: (T, n), (N,), or for one design also (n,).
+            Default: all equal.
+        fit_intercept: fit an unpenalised bias per output. Default True.
+        init: warm start (T, M, C), such as the weights of the previous training step. Not
+            differentiated. Default None.
+        tol: relative duality gap at which a task stops. Default 1e-4.
+        max_iter: most passes plus Newton steps per task. Default 10,000.
+        on_error: ``"raise"``, or ``"flag"``: a task with NaN or infinity gets NaN weights and
+            ``converged`` False, and the others are what they are without it. Default ``"raise"``.
+        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+
+    Returns:
+        HeadsFit; `weight` and `bias` are differentiable in z, y, sample_weight and every tensor
+        strength. A task without samples, or with only zero weights, gets weight and bias 0.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown `loss` or `on_error`, or a bad task (named).
+        TypeError: z, y or sample_weight is not floating (class indices are no squared-loss target).
+        RuntimeError: `backend` cannot serve the tensors' device.
+
+    Warns:
+        RuntimeWarning: some tasks did not reach `tol` (their number is given).
+    """
+    if loss != "squared":
+        raise ValueError(f"fit_heads: loss={loss!r}, there is 'squared'")
+    if on_error not in ("raise", "flag"):
+        raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
+    samples = read_samples("fit_heads", z, y, offsets, sample_weight)
+    ns = backends.namespace("fit_heads", samples.z.device, backend)
+    args = _arguments("fit_heads", samples, penalty)
+    start = _warm_start(samples, init)
+    *solution, status = _FitHeads.apply(ns, *args, fit_intercept, start, tol, max_iter)
+    converged = raw(backends.AUTOMATIC, "check_status")(status, tol, on_error == "raise")
+    weight, bias, gap, n_iter = solution
+    return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
+
+
+def _arguments(op: str, s: Samples, penalty: Penalty) -> tuple[Any, ...]:
+    numbers = penalty.strengths(op, (s.T, s.M), s.z)
+    return s.z, s.y, s.offsets, s.sample_weight, *numbers.tensors, numbers.scale, numbers.nonneg
+
+
+def _warm_start(s: Samples, init: Tensor | None) -> Tensor | None:
+    if init is None:
+        return None
+    _check.same_shape("fit_heads", "init", init, "(T, M, C)", (s.T, s.M, s.C))
+    return init.detach().to(s.z.dtype)

@@ -1,0 +1,152 @@
+"""The proximal operator of the nested group-sparse penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels import backends, reference
+from sparsedis_kernels.ops import _check
+from sparsedis_kernels.ops._define import define, fold_into_features, raw
+from sparsedis_kernels.penalty import Penalty
+
+_PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, Tensor? metric"
+_NUMBERS = "float[] scale, bool nonneg"
+
+
+def _prox_fake(v: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, v: Tensor | None, l1: Any, group: Any, shared: Any, ridge: Any,
+    metric: Any, scale: list[float], nonneg: bool, needs: list[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
+    T, M, C = x.shape
+    shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
+    return tuple(x.new_empty(s if need else (0,)) for s, need in zip(shapes, needs))
+
+
+def _reference_inplace(v: Tensor, *args: Any) -> None:
+    v.copy_(reference.prox(v, *args))
+
+
+define(
+    f"prox(Tensor v, {_PENALTY}, {_NUMBERS}) -> Tensor",
+    reference=reference.prox,
+    fake=_prox_fake,
+    vmap=fold_into_features,
+)
+define(
+    f"prox_(Tensor(a!) v, {_PENALTY}, {_NUMBERS}) -> ()",
+    reference=_reference_inplace,
+    fake=lambda *_: None,
+    autocast=False,
+)
+define(
+    f"prox_backward(Tensor grad, Tensor x, Tensor? v, {_PENALTY}, {_NUMBERS}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.prox_backward,
+    fake=_backward_fake,
+    vmap=fold_into_features,
+)
+
+
+class _Prox(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        ns: str, v: Tensor, l1: Tensor | None, group: Tensor | None, shared: Tensor | None,
+        ridge: Tensor | None, metric: Tensor | None, scale: list[float], nonneg: bool,
+    ) -> Tensor:  # fmt: skip
+        return raw(ns, "prox")(v, l1, group, shared, ridge, metric, scale, nonneg)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ns, v, *penalty, ctx.scale, ctx.nonneg = inputs
+        ctx.ns = ns
+        ctx.save_for_backward(output, v if penalty[-1] is not None else None, *penalty)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[1:7])
+        x, v, *penalty = ctx.saved_tensors
+        grads = raw(ctx.ns, "prox_backward")(
+            grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs
+        )
+        return None, *_check.wanted(grads, needs), None, None
+
+
+def prox(
+    v: Tensor,
+    penalty: Penalty,
+    step: float | Tensor = 1.0,
+    *,
+    metric: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Proximal operator of the nested penalty, exact, in one pass.
+
+    .. math:: \arg\min_X \tfrac12 \sum_i d_i (X_i - V_i)^2 + step\; \Omega(X)
+
+    with d = `metric` or 1. Without a metric it is the composition of soft-thresholding, block
+    soft-thresholding of each (task, feature) group, then of each feature, then the ridge shrink
+    (Jenatton et al., JMLR 2011). Where the quadratic is not uniform inside a group, its norm is
+    the root of a secular equation, found by a reciprocal Newton iteration (More and Sorensen 1983).
+
+    Args:
+        v: weights (T, M, C), floating; half precision is computed in float32.
+        penalty: the regulariser; its tensor strengths may require gradients.
+        step: step size >= 0, a float or 0-dim tensor. Default 1.
+        metric: positive diagonal (T, M, C), for example Adam's denominator. Default None.
+        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+
+    Returns:
+        The proximal point, (T, M, C), dtype of `v`; entries inside a threshold are exactly 0.
+        Differentiable in `v`, `step`, `metric` and every tensor strength.
+
+    Raises:
+        ValueError: `v` is not (T, M, C), or `metric` or a strength does not fit it.
+        TypeError: `v` is not floating.
+        RuntimeError: `backend` cannot serve the tensor's device.
+    """
+    args = _arguments("prox", v, penalty, step, metric)
+    ns = backends.namespace("prox", v.device, backend)
+    return _Prox.apply(ns, *args).to(v.dtype)
+
+
+def prox_(
+    v: Tensor,
+    penalty: Penalty,
+    step: float | Tensor = 1.0,
+    *,
+    metric: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`prox`, written into `v`, which is returned. Not differentiable.
+
+    Raises:
+        RuntimeError: `v` requires a gradient and grad mode is on.
+        ValueError, TypeError: as `prox`.
+    """
+    if torch.is_grad_enabled() and v.requires_grad:
+        raise RuntimeError("prox_: v requires a gradient; use prox, or torch.no_grad()")
+    wide, *rest = _arguments("prox_", v, penalty, step, metric)
+    raw(backends.namespace("prox_", v.device, backend), "prox_")(wide, *rest)
+    return v if wide is v else v.copy_(wide)
+
+
+def _arguments(
+    op: str, v: Tensor, penalty: Penalty, step: float | Tensor, metric: Tensor | None
+) -> tuple[Any, ...]:
+    _check.axes(op, "v", v, "(T, M, C)", 3)
+    _check.floating(op, "v", v)
+    if metric is not None:
+        _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
+    wide = _check.widened(v)
+    numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), wide, step)
+    metric = None if metric is None else metric.to(wide.dtype)
+    return wide, *numbers.tensors, metric, numbers.scale, numbers.nonneg

@@ -1,0 +1,168 @@
+"""The one place where a regulariser is described."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LEVELS = ("l1", "group", "shared", "ridge")
+
+
+class Strengths(NamedTuple):
+    """A penalty as the kernels see it: level k has strength ``scale[k] * tensor`` (None means 1)."""
+
+    l1: Tensor | None  # (T, M)
+    group: Tensor | None  # (T, M)
+    shared: Tensor | None  # (M,)
+    ridge: Tensor | None  # (T, M)
+    scale: list[float]  # l1, group, shared, ridge
+    nonneg: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """The four optional tensors, in the order of `LEVELS`."""
+        return self.l1, self.group, self.shared, self.ridge
+
+    def has(self, level: str) -> bool:
+        """Whether `level` may be non-zero (a tensor always may)."""
+        k = LEVELS.index(level)
+        return self[k] is not None or self.scale[k] > 0.0
+
+
+@dataclass(frozen=True)
+class Penalty:
+    r"""A nested group-sparse penalty on head weights W of shape (T, M, C).
+
+    .. math::
+        \Omega(W) = l_1 \sum_{tmc} |W_{tmc}| + group \sum_{tm} \|W_{tm:}\|_2
+                  + shared \sum_m \|W_{:m:}\|_F + \tfrac{ridge}{2} \|W\|_F^2
+
+    Elements lie inside (task, feature) groups, which lie inside features: a tree, so its proximal
+    operator is exact (Jenatton, Mairal, Obozinski and Bach, JMLR 2011).
+
+    Args:
+        l1: strength on every entry. A float, or a tensor: 0-dim, per task ``(T,)`` or ``(T, 1)``,
+            per feature ``(M,)`` or ``(1, M)``, or per group ``(T, M)``. Default 0.
+        group: strength on the norm of each (task, feature) group, same forms. Default 0.
+        shared: strength on the norm of each feature over all tasks: a float, 0-dim, or ``(M,)``
+            (a value per task has no meaning here). Couples the tasks. Default 0.
+        ridge: strength on half the squared norm, same forms as `l1`. Default 0.
+        nonneg: restrict the weights to be >= 0. Default False.
+
+    Raises:
+        ValueError: a strength is negative or NaN. (Tensors are checked when the penalty is made,
+            which on a GPU waits for the device once; not inside `torch.compile` or `vmap`.)
+    """
+
+    l1: float | Tensor = 0.0
+    group: float | Tensor = 0.0
+    shared: float | Tensor = 0.0
+    ridge: float | Tensor = 0.0
+    nonneg: bool = False
+
+    def __post_init__(self) -> None:
+        for level in LEVELS:
+            value = getattr(self, level)
+            if _is_readable(value) and not bool(_all_nonnegative(value)):
+                raise ValueError(f"Penalty: {level} must be >= 0 everywhere, got {value}")
+
+    def scaled(self, factor: float | Tensor) -> Penalty:
+        """The penalty with l1, group and shared multiplied by `factor` (ridge is kept).
+
+        ``penalty.scaled(0.1 * lambda_max(z, y, penalty))`` is a tenth of the strength at which
+        every weight is zero.
+
+        Args:
+            factor: a float, 0-dim tensor, or one value per task ``(T,)`` (not with `shared`).
+        """
+        if isinstance(factor, Tensor) and factor.dim() == 1:
+            factor = factor[:, None]  # (T, 1): never mistaken for a value per feature
+        values = {level: self._scaled_level(level, factor) for level in LEVELS[:3]}
+        return replace(self, **values)
+
+    def _scaled_level(self, level: str, factor: float | Tensor) -> float | Tensor:
+        value = getattr(self, level)
+        if isinstance(value, (int, float)) and value == 0:
+            return 0.0
+        return value * factor
+
+    def strengths(
+        self, op: str, shape: tuple[int, int], like: Tensor, step: float | Tensor = 1.0
+    ) -> Strengths:
+        """The penalty times `step`, as the numbers a kernel takes.
+
+        Args:
+            op: name of the calling op, for error messages.
+            shape: (T, M), to which every tensor strength is expanded without a copy.
+            like: a tensor whose dtype and device the strengths take.
+            step: step size that multiplies every level.
+
+        Raises:
+            ValueError: a strength's shape does not fit (T, M), or fits both T and M.
+        """
+        tensors: list[Tensor | None] = []
+        scale: list[float] = []
+        for level in LEVELS:
+            tensor, factor = _times(getattr(self, level), step)
+            if tensor is not None:
+                tensor = tensor.to(dtype=like.dtype, device=like.device)
+                tensor = _expand(op, level, tensor, shape)
+            tensors.append(tensor)
+            scale.append(factor)
+        return Strengths(*tensors, scale, self.nonneg)
+
+
+def _is_readable(value: float | Tensor) -> bool:
+    """Whether the value can be looked at here without breaking a trace."""
+    if not isinstance(value, Tensor):
+        return True
+    return not (
+        torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    )
+
+
+def _all_nonnegative(value: float | Tensor) -> bool | Tensor:
+    return (value.detach() >= 0).all() if isinstance(value, Tensor) else value >= 0
+
+
+def _times(value: float | Tensor, step: float | Tensor) -> tuple[Tensor | None, float]:
+    """`value * step` as (tensor, factor); a level that is absent stays absent."""
+    if not isinstance(value, Tensor):
+        if value == 0 or not isinstance(step, Tensor):
+            return None, float(value) * (1.0 if isinstance(step, Tensor) else float(step))
+        return step, float(value)
+    if isinstance(step, Tensor):
+        return value * step.to(value.device), 1.0
+    return value, float(step)
+
+
+def _expand(op: str, level: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    T, M = shape
+    if level == "shared":
+        return _expand_shared(op, value, M)
+    if value.dim() == 1 and value.shape[0] != 1:
+        if T == M and value.shape[0] == T:
+            raise ValueError(
+                f"{op}: penalty.{level} has shape ({T},), which fits both T = {T} tasks and "
+                f"M = {M} features; pass ({T}, 1) for tasks or (1, {M}) for features"
+            )
+        value = value[:, None] if value.shape[0] == T else value
+    if value.dim() > 2 or any(s not in (1, n) for s, n in zip(value.shape[::-1], (M, T))):
+        raise ValueError(
+            f"{op}: penalty.{level} has shape {tuple(value.shape)}, which does not fit "
+            f"(T, M) = {shape}"
+        )
+    return value.expand(T, M)
+
+
+def _expand_shared(op: str, value: Tensor, M: int) -> Tensor:
+    flat = value.reshape(-1) if math.prod(value.shape[:-1]) == 1 else value
+    if flat.dim() != 1 or flat.shape[0] not in (1, M):
+        raise ValueError(
+            f"{op}: penalty.shared has shape {tuple(value.shape)}, expected () or (M,) = ({M},)"
+        )
+    return flat.expand(M)
