@@ -13,7 +13,7 @@ LEVELS = ("l1", "group", "shared", "ridge")
 
 
 class Strengths(NamedTuple):
-    """A penalty as the kernels see it: level k has strength ``scale[k] * tensor`` (None means 1)."""
+    """A penalty as kernels see it: level k has strength ``scale[k] * tensor`` (None means 1)."""
 
     l1: Tensor | None  # (T, M)
     group: Tensor | None  # (T, M)
@@ -81,14 +81,8 @@ class Penalty:
         """
         if isinstance(factor, Tensor) and factor.dim() == 1:
             factor = factor[:, None]  # (T, 1): never mistaken for a value per feature
-        values = {level: self._scaled_level(level, factor) for level in LEVELS[:3]}
-        return replace(self, **values)
-
-    def _scaled_level(self, level: str, factor: float | Tensor) -> float | Tensor:
-        value = getattr(self, level)
-        if isinstance(value, (int, float)) and value == 0:
-            return 0.0
-        return value * factor
+        l1, group, shared = (_scaled(v, factor) for v in (self.l1, self.group, self.shared))
+        return replace(self, l1=l1, group=group, shared=shared)
 
     def strengths(
         self, op: str, shape: tuple[int, int], like: Tensor, step: float | Tensor = 1.0
@@ -113,7 +107,13 @@ class Penalty:
                 tensor = _expand(op, level, tensor, shape)
             tensors.append(tensor)
             scale.append(factor)
-        return Strengths(*tensors, scale, self.nonneg)
+        l1, group, shared, ridge = tensors
+        return Strengths(l1, group, shared, ridge, scale, self.nonneg)
+
+
+def _scaled(value: float | Tensor, factor: float | Tensor) -> float | Tensor:
+    absent = not isinstance(value, Tensor) and value == 0
+    return 0.0 if absent else value * factor
 
 
 def _is_readable(value: float | Tensor) -> bool:
@@ -151,7 +151,9 @@ def _expand(op: str, level: str, value: Tensor, shape: tuple[int, int]) -> Tenso
                 f"M = {M} features; pass ({T}, 1) for tasks or (1, {M}) for features"
             )
         value = value[:, None] if value.shape[0] == T else value
-    if value.dim() > 2 or any(s not in (1, n) for s, n in zip(value.shape[::-1], (M, T))):
+    if value.dim() > 2 or any(
+        s not in (1, n) for s, n in zip(value.shape[::-1], (M, T), strict=False)
+    ):
         raise ValueError(
             f"{op}: penalty.{level} has shape {tuple(value.shape)}, which does not fit "
             f"(T, M) = {shape}"

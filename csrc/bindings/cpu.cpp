@@ -21,9 +21,8 @@ using Numbers = std::vector<double>;
 using Flags = std::vector<bool>;
 
 void run_in_parallel(int64_t count, int64_t grain, Body body, void* context) {
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
-    body(begin, end, context);
-  });
+  torch::stable::parallel_for(0, count, grain,
+                              [&](int64_t begin, int64_t end) { body(begin, end, context); });
 }
 
 // Calls body with a float or a double, by the dtype of `t`.
@@ -57,9 +56,7 @@ Real* output(const Tensor& t, bool wanted = true) {
 
 Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
 
-MaybeTensor packed(const MaybeTensor& t) {
-  return t ? MaybeTensor(packed(*t)) : std::nullopt;
-}
+MaybeTensor packed(const MaybeTensor& t) { return t ? MaybeTensor(packed(*t)) : std::nullopt; }
 
 Tensor make(const Tensor& like, std::vector<int64_t> shape, bool wanted = true) {
   if (!wanted) shape = {0};
@@ -76,8 +73,8 @@ Strength<Real> strength(const MaybeTensor& t, double scale) {
 
 template <typename Real>
 PenaltyArgs<Real> penalty(const MaybeTensor& l1, const MaybeTensor& group,
-                          const MaybeTensor& shared, const MaybeTensor& ridge,
-                          const Numbers& scale, bool nonneg) {
+                          const MaybeTensor& shared, const MaybeTensor& ridge, const Numbers& scale,
+                          bool nonneg) {
   return {strength<Real>(l1, scale[0]), strength<Real>(group, scale[1]),
           strength<Real>(shared, scale[2]), strength<Real>(ridge, scale[3]), nonneg};
 }
@@ -88,10 +85,10 @@ void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTenso
   const MaybeTensor d = packed(metric);
   dispatch("prox", v, [&](auto real) {
     using Real = decltype(real);
-    kernels().of<Real>().prox({v.size(0), v.size(1), v.size(2), data<Real>(v), data<Real>(d),
-                               penalty<Real>(l1, group, shared, ridge, scale, nonneg),
-                               output<Real>(x)},
-                              run_in_parallel);
+    kernels().of<Real>().prox(
+        {v.size(0), v.size(1), v.size(2), data<Real>(v), data<Real>(d),
+         penalty<Real>(l1, group, shared, ridge, scale, nonneg), output<Real>(x)},
+        run_in_parallel);
   });
 }
 
@@ -188,8 +185,8 @@ Three linf_prox_backward(Tensor grad, Tensor v, Tensor /*x*/, Tensor strengths, 
   dispatch("linf_prox_backward", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().linf_prox_backward(
-        {T, M, C, data<Real>(v), data<Real>(grad), data<Real>(metric),
-         strength<Real>(strengths, 1), nullptr, output<Real>(std::get<0>(out), needs[0]),
+        {T, M, C, data<Real>(v), data<Real>(grad), data<Real>(metric), strength<Real>(strengths, 1),
+         nullptr, output<Real>(std::get<0>(out), needs[0]),
          output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2])},
         run_in_parallel);
   });
@@ -223,10 +220,9 @@ Five penalty_value_backward(Tensor grad, Tensor w, MaybeTensor l1, MaybeTensor g
     using Real = decltype(real);
     kernels().of<Real>().penalty_value_backward(
         {T, M, C, data<Real>(w), penalty<Real>(l1, group, shared, ridge, scale, false),
-         static_cast<double>(*data<Real>(grad)), nullptr,
-         output<Real>(std::get<0>(out), needs[0]), output<Real>(std::get<1>(out), needs[1]),
-         output<Real>(std::get<2>(out), needs[2]), output<Real>(std::get<3>(out), needs[3]),
-         output<Real>(std::get<4>(out), needs[4])},
+         static_cast<double>(*data<Real>(grad)), nullptr, output<Real>(std::get<0>(out), needs[0]),
+         output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2]),
+         output<Real>(std::get<3>(out), needs[3]), output<Real>(std::get<4>(out), needs[4])},
         run_in_parallel);
   });
   return out;
@@ -287,8 +283,8 @@ struct Samples {
   void check_offsets() const {
     const int64_t* o = data<int64_t>(offsets);
     const int64_t last = offsets->size(0) - 1;
-    STD_TORCH_CHECK(o[0] == 0 && o[last] == z.size(0), "fit_heads: offsets run from ", o[0],
-                    " to ", o[last], ", expected from 0 to the ", z.size(0), " rows of z");
+    STD_TORCH_CHECK(o[0] == 0 && o[last] == z.size(0), "fit_heads: offsets run from ", o[0], " to ",
+                    o[last], ", expected from 0 to the ", z.size(0), " rows of z");
     for (int64_t t = 0; t < last; ++t)
       STD_TORCH_CHECK(o[t] <= o[t + 1], "fit_heads: offsets fall from ", o[t], " to ", o[t + 1],
                       " at task ", t);
@@ -347,19 +343,21 @@ Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Te
   weight = packed(weight);
   const int64_t T = s.T(), M = s.M();
   const std::vector<int64_t> none{0};
-  Seven out{make(s.z, shape_of(s.z), needs[0]), make(s.z, shape_of(s.y), needs[1]),
+  Seven out{make(s.z, shape_of(s.z), needs[0]),
+            make(s.z, shape_of(s.y), needs[1]),
             make(s.z, s.weight ? shape_of(*s.weight) : none, needs[2]),
-            make(s.z, {T, M}, needs[3]), make(s.z, {T, M}, needs[4]), make(s.z, {M}, needs[5]),
+            make(s.z, {T, M}, needs[3]),
+            make(s.z, {T, M}, needs[4]),
+            make(s.z, {M}, needs[5]),
             make(s.z, {T, M}, needs[6])};
   dispatch("fit_heads_backward", s.z, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().fit_heads_backward(
-        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg),
-         data<Real>(weight), data<Real>(grad_weight), data<Real>(grad_bias),
-         output<Real>(std::get<0>(out), needs[0]), output<Real>(std::get<1>(out), needs[1]),
-         output<Real>(std::get<2>(out), needs[2]), output<Real>(std::get<3>(out), needs[3]),
-         output<Real>(std::get<4>(out), needs[4]), output<Real>(std::get<5>(out), needs[5]),
-         output<Real>(std::get<6>(out), needs[6])},
+        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(weight),
+         data<Real>(grad_weight), data<Real>(grad_bias), output<Real>(std::get<0>(out), needs[0]),
+         output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2]),
+         output<Real>(std::get<3>(out), needs[3]), output<Real>(std::get<4>(out), needs[4]),
+         output<Real>(std::get<5>(out), needs[5]), output<Real>(std::get<6>(out), needs[6])},
         run_in_parallel);
   });
   return out;
@@ -382,17 +380,16 @@ Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_we
 }
 
 Tensor duality_gap(Tensor weight, Tensor z, Tensor y, MaybeTensor offsets,
-                   MaybeTensor sample_weight, MaybeTensor l1, MaybeTensor group,
-                   MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
-                   bool fit_intercept) {
+                   MaybeTensor sample_weight, MaybeTensor l1, MaybeTensor group, MaybeTensor shared,
+                   MaybeTensor ridge, Numbers scale, bool nonneg, bool fit_intercept) {
   const Samples s(z, y, offsets, sample_weight, fit_intercept);
   weight = packed(weight);
   Tensor value = make(s.z, {s.T()});
   dispatch("duality_gap", s.z, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().duality_gap(
-        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg),
-         data<Real>(weight), output<Real>(value)},
+        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(weight),
+         output<Real>(value)},
         run_in_parallel);
   });
   return value;

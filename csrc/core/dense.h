@@ -109,8 +109,7 @@ inline bool cholesky(Real* L, int64_t n, int64_t ld) {
 // x <- (L L')^-1 x for one contiguous right side.
 template <typename Real>
 inline void cholesky_solve(const Real* L, int64_t n, int64_t ld, Real* x) {
-  for (int64_t i = 0; i < n; ++i)
-    x[i] = (x[i] - dot<Real>(L + i * ld, x, i)) / L[i * ld + i];
+  for (int64_t i = 0; i < n; ++i) x[i] = (x[i] - dot<Real>(L + i * ld, x, i)) / L[i * ld + i];
   for (int64_t i = n - 1; i >= 0; --i) {
     x[i] /= L[i * ld + i];
     axpy(-x[i], L + i * ld, x, i);

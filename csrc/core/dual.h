@@ -69,8 +69,8 @@ inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, i
       norm2 += w * w;
     }
     if (norm2 > 0)
-      value += scale * (p.l1[j] * magnitude + p.group[j] * std::sqrt(norm2)) +
-               0.5 * p.ridge[j] * norm2;
+      value +=
+          scale * (p.l1[j] * magnitude + p.group[j] * std::sqrt(norm2)) + 0.5 * p.ridge[j] * norm2;
   }
   return value;
 }
@@ -96,8 +96,7 @@ inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, con
     conjugate += excess * excess / (2 * p.ridge[j]);
   }
   const double primal = 0.5 * parts.residual2 + parts.penalty;
-  const double dual =
-      s * parts.residual_target - 0.5 * s * s * parts.residual2 - conjugate;
+  const double dual = s * parts.residual_target - 0.5 * s * s * parts.residual2 - conjugate;
   return std::max(0.0, primal - dual);
 }
 

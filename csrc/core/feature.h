@@ -1,12 +1,14 @@
 // One feature over all tasks under the shared level: its dual norm, its conjugate, its scalar
-// equation. With b_t = (||ST(g_t, nu l1)|| - nu group)_+ the feature is zero iff ||b|| <= nu shared.
+// equation. With b_t = (||ST(g_t, nu l1)|| - nu group)_+ the feature is zero iff ||b|| <= nu
+// shared.
 #pragma once
 
 #include "dual.h"
 
 SPARSEDIS_BEGIN
 
-// Feature m of an array over all tasks: entry c of task t is g[t * task_stride + c * output_stride].
+// Feature m of an array over all tasks: entry c of task t is g[t * task_stride + c *
+// output_stride].
 template <typename Real>
 struct FeatureColumn {
   const double* g;
@@ -24,8 +26,8 @@ struct FeatureColumn {
 template <typename Real>
 inline Thresholded excess(const FeatureColumn<Real>& f, int64_t t, double nu) {
   const double group = f.group(t);
-  const Thresholded u = thresholded(f.g + t * f.task_stride, f.C, f.output_stride, nu, f.l1(t),
-                                    f.penalty.nonneg);
+  const Thresholded u =
+      thresholded(f.g + t * f.task_stride, f.C, f.output_stride, nu, f.l1(t), f.penalty.nonneg);
   const double b = u.norm - nu * group;
   return b > 0 ? Thresholded{b, u.slope - group} : Thresholded{0, 0};
 }
@@ -46,8 +48,7 @@ inline Thresholded pull(const FeatureColumn<Real>& f, double nu, bool without_ri
 
 // The smallest nu >= `from` with ||b|| <= nu shared, by Newton on a convex falling difference.
 template <typename Real>
-inline double feature_dual_norm(const FeatureColumn<Real>& f, double from,
-                                bool without_ridge) {
+inline double feature_dual_norm(const FeatureColumn<Real>& f, double from, bool without_ridge) {
   double nu = from;
   for (int step = 0; step < 100; ++step) {
     const Thresholded b = pull(f, nu, without_ridge);

@@ -33,8 +33,7 @@ inline void write_head(const Task<Real>& task, const Real* W, const HeadOutput<R
   for (int64_t c = 0; c < task.C; ++c) {
     const Real* w = W + c * task.ld;
     for (int64_t j = 0; j < task.M; ++j) out.weight[j * task.C + c] = w[j];
-    out.bias[c] =
-        static_cast<Real>(task.ybar.get()[c] - dot<double>(w, task.zbar.get(), task.M));
+    out.bias[c] = static_cast<Real>(task.ybar.get()[c] - dot<double>(w, task.zbar.get(), task.M));
   }
 }
 

@@ -13,9 +13,9 @@ template <typename Real>
 struct HeadGradient {
   const Real *weight, *grad_weight, *grad_bias;  // (M, C), (M, C), (C)
   // Where a row goes: stored, or added where tasks share it. Null where not asked for.
-  Real *z, *y, *sample_weight;       // (n, M), (n, C), (n)
-  double *z_sum, *weight_sum;        // the same, summed over tasks
-  Real *l1, *group, *ridge;          // (M)
+  Real *z, *y, *sample_weight;  // (n, M), (n, C), (n)
+  double *z_sum, *weight_sum;   // the same, summed over tasks
+  Real *l1, *group, *ridge;     // (M)
 };
 
 template <typename Real>
@@ -74,8 +74,7 @@ inline void load_columns(Work& work) {
   double* Z = work.columns.reserve(task.n * s.ld);
   for (int64_t i = 0; i < task.n; ++i) {
     std::fill_n(Z + i * s.ld, s.ld, 0.0);
-    for (int64_t a = 0; a < s.S; ++a)
-      Z[i * s.ld + a] = task.A.get()[i * task.ld + s.row.get()[a]];
+    for (int64_t a = 0; a < s.S; ++a) Z[i * s.ld + a] = task.A.get()[i * task.ld + s.row.get()[a]];
   }
   gram_columns(Z, task.n, s.ld, 0, s.S, s.G.get(), s.ld);
 }
@@ -141,8 +140,7 @@ inline void write_strengths(const PenaltyArgs<Real>& penalty, const HeadGradient
     }
     const int64_t j = s.row.get()[a];
     if (out.l1) out.l1[j] = static_cast<Real>(-penalty.l1.scale * sign_u);
-    if (out.group)
-      out.group[j] = static_cast<Real>(-penalty.group.scale * along(s, s.x.get(), a));
+    if (out.group) out.group[j] = static_cast<Real>(-penalty.group.scale * along(s, s.x.get(), a));
     if (out.ridge) out.ridge[j] = static_cast<Real>(-penalty.ridge.scale * w_u);
   }
 }
@@ -159,8 +157,8 @@ inline void sample_response(const TaskInput<Real>& in, const HeadGradient<Real>&
     row[a] = in.z[i * in.M + j] - task.zbar.get()[j];
   }
   for (int64_t c = 0; c < in.C; ++c) {
-    r[c] = dot<double>(row, work.W.get() + c * s.ld, s.S) -
-           (in.y[i * in.C + c] - task.ybar.get()[c]);
+    r[c] =
+        dot<double>(row, work.W.get() + c * s.ld, s.S) - (in.y[i * in.C + c] - task.ybar.get()[c]);
     q[c] = dot<double>(row, s.x.get() + c * s.ld, s.S) +
            (in.fit_intercept ? static_cast<double>(out.grad_bias[c]) : 0.0);
   }
@@ -229,8 +227,8 @@ template <typename Real>
 inline bool load_gradient(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty, int64_t t,
                           const HeadGradient<Real>& out, HeadBackwardWork<Real>& work) {
   Task<double>& task = work.task;
-  const bool finite = load_task(in, task) && load_penalty(penalty, t, task) &&
-                      all_finite(out.weight, in.M * in.C);
+  const bool finite =
+      load_task(in, task) && load_penalty(penalty, t, task) && all_finite(out.weight, in.M * in.C);
   if (!finite || task.empty()) {
     fill_gradients(in, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
     return false;

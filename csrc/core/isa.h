@@ -15,8 +15,8 @@
 #define SPARSEDIS_HD
 #endif
 
-#define SPARSEDIS_BEGIN    \
-  namespace sparsedis {    \
+#define SPARSEDIS_BEGIN \
+  namespace sparsedis { \
   namespace SPARSEDIS_ISA {
 #define SPARSEDIS_END \
   }                   \

@@ -12,9 +12,9 @@ struct NewtonRule {
   double gap;   // the current relative gap, which sets the damping
 };
 
-constexpr int64_t kDirectRows = 512;     // larger supports go by conjugate gradients
-constexpr double kRadialCap = 3e3;       // largest d_j, in units of the largest column norm
-constexpr double kFlip = 0.02;           // a row that keeps less than this of itself goes to zero
+constexpr int64_t kDirectRows = 512;  // larger supports go by conjugate gradients
+constexpr double kRadialCap = 3e3;    // largest d_j, in units of the largest column norm
+constexpr double kFlip = 0.02;        // a row that keeps less than this of itself goes to zero
 
 template <typename Real>
 struct NewtonWork {
@@ -159,8 +159,7 @@ inline void damp(NewtonWork<Real>& work, const NewtonRule& rule) {
   const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
   const double damping =
       std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0)) * largest;
-  for (int64_t j = 0; j < s.S; ++j)
-    s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
+  for (int64_t j = 0; j < s.S; ++j) s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
   linearise(s, work.W.get(), work.group.get(), static_cast<Real>(kRadialCap * largest),
             [&](int64_t) { return true; });
 }

@@ -1,8 +1,8 @@
 // The proximal operator of the nested penalty: one (task, feature) group, then one feature.
 //
-// With u = ST(d v, l1) and D = d + ridge, a group solves D x + group x/||x|| (+ shared x/theta) = u.
-// theta, the norm of the feature over all tasks, is 1 where `shared` is absent: the same code then
-// runs with shared = 0.
+// With u = ST(d v, l1) and D = d + ridge, a group solves D x + group x/||x|| (+ shared x/theta) =
+// u. theta, the norm of the feature over all tasks, is 1 where `shared` is absent: the same code
+// then runs with shared = 0.
 #pragma once
 
 #include "secular.h"
@@ -28,8 +28,7 @@ SPARSEDIS_HD inline double curvature(const Group<Real>& g, int64_t c) {
 template <typename Real>
 SPARSEDIS_HD inline double threshold_group(const Group<Real>& g, Real* u) {
   if (g.metric) {
-    for (int64_t c = 0; c < g.C; ++c)
-      u[c] = soft_threshold(g.metric[c] * g.v[c], g.l1, g.nonneg);
+    for (int64_t c = 0; c < g.C; ++c) u[c] = soft_threshold(g.metric[c] * g.v[c], g.l1, g.nonneg);
   } else {
     for (int64_t c = 0; c < g.C; ++c) u[c] = soft_threshold(g.v[c], g.l1, g.nonneg);
   }

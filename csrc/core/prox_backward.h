@@ -75,8 +75,7 @@ SPARSEDIS_HD inline void solve_group_backward(const SolvedGroup<Real>& s, const 
     return;
   }
   const double k = s.g.group / s.norm;
-  for (int64_t c = 0; c < s.g.C; ++c)
-    y[c] = static_cast<Real>(grad[c] + lift_over_theta * s.x[c]);
+  for (int64_t c = 0; c < s.g.C; ++c) y[c] = static_cast<Real>(grad[c] + lift_over_theta * s.x[c]);
   const GroupSums sums = group_sums(s, y);
   const double along = k * sums.projection / sums.denominator;
   for (int64_t c = 0; c < s.g.C; ++c) {

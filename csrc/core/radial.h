@@ -22,11 +22,11 @@ SPARSEDIS_HD inline Radial mcp(double r, double lam, double eta, double gamma) {
           -top * eta / (gamma * gamma * k * k)};
 }
 
-// r <= lam (1 + eta): block soft threshold; r <= a lam: ((a-1) - eta a lam / r) / (a-1-eta); else 1.
+// r <= lam (1 + eta): block soft threshold; r <= a lam: ((a-1) - eta a lam / r) / (a-1-eta);
+// else 1.
 SPARSEDIS_HD inline Radial scad(double r, double lam, double eta, double a) {
   if (r <= eta * lam) return {0, 0, 0, 0, 0};
-  if (r <= lam * (1 + eta))
-    return {1 - eta * lam / r, eta * lam / (r * r), -eta / r, -lam / r, 0};
+  if (r <= lam * (1 + eta)) return {1 - eta * lam / r, eta * lam / (r * r), -eta / r, -lam / r, 0};
   if (r > a * lam) return {1, 0, 0, 0, 0};
   const double k = a - 1 - eta, top = a - 1 - eta * a * lam / r;
   return {top / k, eta * a * lam / (r * r * k), -eta * a / (r * k),

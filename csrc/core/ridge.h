@@ -42,8 +42,7 @@ inline void system_residual(SpdSystem<Real>& s) {
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t i = 0; i < s.N; ++i)
       s.e.get()[c * s.N + i] = static_cast<Real>(
-          s.rhs.get()[c * s.N + i] -
-          dot<double>(s.K.get() + i * s.ld, s.x.get() + c * s.N, s.N));
+          s.rhs.get()[c * s.N + i] - dot<double>(s.K.get() + i * s.ld, s.x.get() + c * s.N, s.N));
 }
 
 // Solves to gap(e) <= target, where `gap` measures a residual; returns the gap reached.

@@ -6,15 +6,15 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kPathStages = 5;       // geometric stages from the smallest zero strength down
+constexpr int kPathStages = 5;          // geometric stages from the smallest zero strength down
 constexpr int64_t kRefreshRounds = 30;  // rounds after which q is formed anew from the data
-constexpr double kInnerShare = 0.8;  // the set is solved to this share of the tolerance
+constexpr double kInnerShare = 0.8;     // the set is solved to this share of the tolerance
 
 template <typename Real>
 struct SparseWork {
   WorkingSet<Real> set;
   NewtonWork<Real> newton;
-  Buffer<Real> R, g, d, W;      // (n, C), (C, ld), (C), (C, ld)
+  Buffer<Real> R, g, d, W;  // (n, C), (C, ld), (C), (C, ld)
   Buffer<double> R64, g64;
   int64_t steps = 0, max_steps = 0;
 };

@@ -12,13 +12,13 @@ SPARSEDIS_BEGIN
 template <typename Real>
 struct SupportSystem {
   int64_t S = 0, C = 0, ld = 0;
-  Buffer<int64_t> row;                // position of each support row in the caller's arrays
-  Buffer<Real> G, e, d;               // (S, ld), (S), (S)
-  Buffer<Real> unit;                  // wh, (C, ld)
-  Buffer<char> live;                  // (C, ld)
+  Buffer<int64_t> row;   // position of each support row in the caller's arrays
+  Buffer<Real> G, e, d;  // (S, ld), (S), (S)
+  Buffer<Real> unit;     // wh, (C, ld)
+  Buffer<char> live;     // (C, ld)
   Buffer<Real> x, r, p, Hp, inverse, P, cap, y;
-  bool all_live = true;               // every entry of every row
-  bool curved = false;                // some d_j > 0
+  bool all_live = true;  // every entry of every row
+  bool curved = false;   // some d_j > 0
 
   void shape(int64_t rows, int64_t outputs) {
     S = rows, C = outputs, ld = padded<Real>(rows);
@@ -49,8 +49,8 @@ inline void linearise(SupportSystem<Real>& s, const Real* W, const Real* group, 
       s.unit.get()[c * s.ld + j] = static_cast<Real>(norm > 0 ? w / norm : 0.0);
       s.all_live &= live;
     }
-    s.d.get()[j] = static_cast<Real>(
-        norm > 0 ? std::min(group[j] / norm, static_cast<double>(cap)) : 0.0);
+    s.d.get()[j] =
+        static_cast<Real>(norm > 0 ? std::min(group[j] / norm, static_cast<double>(cap)) : 0.0);
     s.curved |= s.d.get()[j] > 0;
   }
 }
@@ -92,8 +92,7 @@ inline void precondition(const SupportSystem<Real>& s, const Real* r, Real* p) {
     for (int64_t j = 0; j < s.S; ++j) {
       const int64_t i = c * s.ld + j;
       const Real u = s.unit.get()[i];
-      const Real diagonal =
-          s.G.get()[j * s.ld + j] + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
+      const Real diagonal = s.G.get()[j * s.ld + j] + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
       p[i] = diagonal > 0 ? r[i] / diagonal : Real(0);
     }
 }
@@ -141,8 +140,7 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
     if (factored < 0 || !s.all_live) {
       for (int64_t a = 0; a < k; ++a) {
         const int64_t j = kept.get()[a];
-        for (int64_t b = 0; b < a; ++b)
-          L[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
+        for (int64_t b = 0; b < a; ++b) L[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
         L[a * s.ld + a] = s.G.get()[j * s.ld + j] + s.e.get()[j];
       }
       if (!cholesky(L, k, s.ld)) return false;

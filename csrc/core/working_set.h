@@ -40,8 +40,7 @@ inline void append(WorkingSet<Real>& ws, const Task<Real>& task, int64_t j) {
   const int64_t k = ws.size++;
   ws.index.get()[k] = j;
   ws.member.get()[j] = 1;
-  for (int64_t i = 0; i < task.n; ++i)
-    ws.Z.get()[i * ws.ld + k] = task.A.get()[i * task.ld + j];
+  for (int64_t i = 0; i < task.n; ++i) ws.Z.get()[i * ws.ld + k] = task.A.get()[i * task.ld + j];
   ws.l1.get()[k] = task.penalty.l1[j];
   ws.group.get()[k] = task.penalty.group[j];
   ws.ridge.get()[k] = task.penalty.ridge[j];

@@ -1,5 +1,5 @@
-// Heads whose tasks the shared level couples: block coordinate descent over blocks of features, each
-// feature exact over all tasks; and the gradient by conjugate gradients over all tasks.
+// Heads whose tasks the shared level couples: block coordinate descent over blocks of features,
+// each feature exact over all tasks; and the gradient by conjugate gradients over all tasks.
 //
 // Everything runs in double. Sums over tasks run in task order, so a task that is left out changes
 // no bit of the others, and neither does the number of threads.
@@ -70,8 +70,7 @@ void load_coupled(Coupled<Real>& state, const Real* init) {
     std::copy_n(task.ybar.get(), s.C, state.ybar.get() + t * s.C);
     std::copy_n(task.ridge.get(), s.M, state.ridge.get() + t * s.M);
     for (int64_t j = 0; j < s.M && start; ++j)
-      for (int64_t c = 0; c < s.C; ++c)
-        state.W.get()[(t * s.C + c) * s.M + j] = start[j * s.C + c];
+      for (int64_t c = 0; c < s.C; ++c) state.W.get()[(t * s.C + c) * s.M + j] = start[j * s.C + c];
   });
 }
 
@@ -88,8 +87,8 @@ void refresh_coupled(Coupled<Real>& state) {
     const double* W = state.W.get() + t * state.wide_task();
     for (int64_t i = 0; i < in.n; ++i)
       for (int64_t c = 0; c < s.C; ++c)
-        R[i * s.C + c] = task.B.get()[i * s.C + c] -
-                         dot<double>(task.A.get() + i * task.ld, W + c * s.M, s.M);
+        R[i * s.C + c] =
+            task.B.get()[i * s.C + c] - dot<double>(task.A.get() + i * task.ld, W + c * s.M, s.M);
     std::fill_n(g, state.wide_task(), 0.0);
     for (int64_t i = 0; i < in.n; ++i)
       for (int64_t c = 0; c < s.C; ++c)
@@ -155,8 +154,7 @@ void load_columns(const Coupled<Real>& state, int64_t t, int64_t m0, int64_t wid
   for (int64_t i = 0; i < in.n; ++i) {
     const double root = std::sqrt(p[i]);
     for (int64_t k = 0; k < kBlock; ++k)
-      tile[i * kBlock + k] =
-          k < width ? root * (in.z[i * s.M + m0 + k] - mean[m0 + k]) : 0.0;
+      tile[i * kBlock + k] = k < width ? root * (in.z[i * s.M + m0 + k] - mean[m0 + k]) : 0.0;
   }
 }
 
@@ -199,8 +197,7 @@ void follow_block(Coupled<Real>& state, int64_t m0, int64_t width, const double*
     for (int64_t c = 0; c < s.C; ++c) {
       double moved[kBlock] = {};
       for (int64_t k = 0; k < width; ++k)
-        moved[k] = state.W.get()[(t * s.C + c) * s.M + m0 + k] -
-                   before[(t * s.C + c) * kBlock + k];
+        moved[k] = state.W.get()[(t * s.C + c) * s.M + m0 + k] - before[(t * s.C + c) * kBlock + k];
       for (int64_t i = 0; i < n; ++i) R[i * s.C + c] -= dot<double>(A + i * kBlock, moved, kBlock);
     }
   });
@@ -216,8 +213,8 @@ void threshold_feature(Coupled<Real>& state, int64_t m, int64_t k) {
     for (int64_t t = begin; t < end; ++t) {
       const double h = state.G.get()[t * kBlock * kBlock + k * (kBlock + 1)];
       for (int64_t c = 0; c < s.C; ++c)
-        state.u.get()[t * s.C + c] = h * state.W.get()[(t * s.C + c) * s.M + m] +
-                                     state.q.get()[(t * s.C + c) * kBlock + k];
+        state.u.get()[t * s.C + c] =
+            h * state.W.get()[(t * s.C + c) * s.M + m] + state.q.get()[(t * s.C + c) * kBlock + k];
       state.b.get()[t] = excess(f, t, 1.0).norm;
     }
   });
@@ -232,8 +229,8 @@ void update_feature(Coupled<Real>& state, int64_t m, int64_t k) {
   const auto curvature = [&](int64_t t) {
     return state.G.get()[t * kBlock * kBlock + k * (kBlock + 1)] + state.ridge.get()[t * s.M + m];
   };
-  const double theta = feature_norm(
-      s.T, shared, [&](int64_t t) { return state.b.get()[t]; }, curvature);
+  const double theta =
+      feature_norm(s.T, shared, [&](int64_t t) { return state.b.get()[t]; }, curvature);
   parallel_for(state.run, s.T, kTaskGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const double b = state.b.get()[t], norm = b + at(state.penalty.group, t, m);

@@ -60,8 +60,8 @@ void start_system(const HeadsBackwardArgs<Real>& a, CoupledSystem<Real>& sys) {
         const int64_t i = (t * s.C + c) * s.M + m;
         sys.live.get()[i] = sys.state.W.get()[i] != 0 || (row && !held);
         const double bias = s.fit_intercept ? static_cast<double>(a.grad_bias[t * s.C + c]) : 0.0;
-        const double g = a.grad_weight[(t * s.M + m) * s.C + c] -
-                         sys.state.zbar.get()[t * s.M + m] * bias;
+        const double g =
+            a.grad_weight[(t * s.M + m) * s.C + c] - sys.state.zbar.get()[t * s.M + m] * bias;
         sys.r.get()[i] = sys.live.get()[i] ? g : 0.0;
       }
     }
@@ -110,8 +110,7 @@ void apply_coupled(CoupledSystem<Real>& sys) {
     const double radial = theta > 0 ? kappa * projection / (theta * theta) : 0.0;
     for (int64_t row = 0; row < s.T * s.C; ++row) {
       const int64_t i = row * s.M + m;
-      sys.Hp.get()[i] =
-          sys.live.get()[i] ? sys.Hp.get()[i] - radial * sys.state.W.get()[i] : 0.0;
+      sys.Hp.get()[i] = sys.live.get()[i] ? sys.Hp.get()[i] - radial * sys.state.W.get()[i] : 0.0;
     }
     return 0.0;
   });
@@ -126,8 +125,7 @@ void load_diagonal(CoupledSystem<Real>& sys) {
     for (int64_t m = 0; m < s.M; ++m) {
       const double level = column_norm2(task, m) + sys.state.ridge.get()[t * s.M + m] +
                            sys.group_curvature(t, m) + sys.shared_curvature(m);
-      for (int64_t c = 0; c < s.C; ++c)
-        sys.diagonal.get()[(t * s.C + c) * s.M + m] = level;
+      for (int64_t c = 0; c < s.C; ++c) sys.diagonal.get()[(t * s.C + c) * s.M + m] = level;
     }
   });
 }
@@ -159,8 +157,7 @@ void solve_coupled(CoupledSystem<Real>& sys) {
     axpy(-rz / curvature, sys.Hp.get(), sys.r.get(), sys.size);
     const double next = precondition_coupled(sys), ratio = next / rz;
     rz = next;
-    for (int64_t i = 0; i < sys.size; ++i)
-      sys.p.get()[i] = sys.z.get()[i] + ratio * sys.p.get()[i];
+    for (int64_t i = 0; i < sys.size; ++i) sys.p.get()[i] = sys.z.get()[i] + ratio * sys.p.get()[i];
   }
 }
 

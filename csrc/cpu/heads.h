@@ -58,8 +58,8 @@ void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   const SamplesArgs<Real>& s = a.samples;
   const SharedGram<Real> gram(s);
   for_each_task<HeadWork<Real>>(run, s.T, [&](int64_t t, HeadWork<Real>& work) {
-    const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t,
-                               a.n_iter + t, a.status + t};
+    const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t, a.n_iter + t,
+                               a.status + t};
     fit_head(task_input(s, t), a.penalty, t, a.init ? a.init + t * s.M * s.C : nullptr, a.tol,
              a.max_iter, gram.matrix, work, out);
   });

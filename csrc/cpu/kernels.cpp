@@ -33,20 +33,13 @@ void any_duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
 
 template <typename Real>
 constexpr KernelTable<Real> table() {
-  return {prox<Real>,
-          prox_backward<Real>,
-          radial_prox<Real>,
-          radial_prox_backward<Real>,
-          linf_prox<Real>,
-          linf_prox_backward<Real>,
-          penalty_value<Real>,
-          penalty_value_backward<Real>,
-          feature_usage<Real>,
-          feature_usage_backward<Real>,
-          fit_any_heads<Real>,
-          fit_any_heads_backward<Real>,
-          any_lambda_max<Real>,
-          any_duality_gap<Real>};
+  return {prox<Real>,           prox_backward<Real>,
+          radial_prox<Real>,    radial_prox_backward<Real>,
+          linf_prox<Real>,      linf_prox_backward<Real>,
+          penalty_value<Real>,  penalty_value_backward<Real>,
+          feature_usage<Real>,  feature_usage_backward<Real>,
+          fit_any_heads<Real>,  fit_any_heads_backward<Real>,
+          any_lambda_max<Real>, any_duality_gap<Real>};
 }
 
 #define SPARSEDIS_STRING(name) #name

@@ -11,9 +11,7 @@ void parallel_for(ParallelFor run, int64_t count, int64_t grain, F body) {
   if (count <= 0) return;
   run(
       count, grain < 1 ? 1 : grain,
-      [](int64_t begin, int64_t end, void* context) {
-        (*static_cast<F*>(context))(begin, end);
-      },
+      [](int64_t begin, int64_t end, void* context) { (*static_cast<F*>(context))(begin, end); },
       &body);
 }
 

@@ -10,18 +10,15 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kSlab = 64;               // features whose scalars are kept together
+constexpr int64_t kSlab = 64;                 // features whose scalars are kept together
 constexpr int64_t kParallelElements = 16384;  // below this a second thread costs more than it saves
 
 template <typename Args, typename Real>
 Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
   const int64_t offset = (t * a.M + m) * a.C;
-  return {v ? v + offset : nullptr,
-          a.metric ? a.metric + offset : nullptr,
-          at(a.penalty.l1, t, m),
-          at(a.penalty.group, t, m),
-          at(a.penalty.ridge, t, m),
-          a.C,
+  return {v ? v + offset : nullptr,  a.metric ? a.metric + offset : nullptr,
+          at(a.penalty.l1, t, m),    at(a.penalty.group, t, m),
+          at(a.penalty.ridge, t, m), a.C,
           a.penalty.nonneg};
 }
 
@@ -68,16 +65,14 @@ void start_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* u,
 
 // One reciprocal Newton step of every open feature; false when none is left.
 template <typename Real>
-bool step_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* y,
-                   FeatureScalars& f) {
+bool step_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* y, FeatureScalars& f) {
   std::fill_n(f.t, width, 0.0);
   std::fill_n(f.s, width, 0.0);
   for (int64_t t = 0; t < a.T; ++t) {
     for (int64_t k = 0; k < width; ++k) {
       if (!f.open[k]) continue;
       const Group<Real> g = group_at(a, a.v, t, m0 + k);
-      const double norm2 =
-          solve_group(g, threshold_group(g, y), f.theta[k], f.shared[k], y);
+      const double norm2 = solve_group(g, threshold_group(g, y), f.theta[k], f.shared[k], y);
       f.t[k] += norm2;
       f.s[k] += feature_slope(g, y, norm2, f.theta[k], f.shared[k]);
     }
@@ -179,9 +174,8 @@ void prox_backward_slab(const ProxBackwardArgs<Real>& a, int64_t m0, int64_t wid
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t k = 0; k < width; ++k) body(t, k, (t * a.M + m0 + k) * a.C);
   };
-  over_groups([&](int64_t, int64_t k, int64_t offset) {
-    theta[k] += sum_of_squares(a.x + offset, a.C);
-  });
+  over_groups(
+      [&](int64_t, int64_t k, int64_t offset) { theta[k] += sum_of_squares(a.x + offset, a.C); });
   for (int64_t k = 0; k < width; ++k) {
     theta[k] = std::sqrt(theta[k]);
     kappa[k] = theta[k] > 0 ? at(a.penalty.shared, 0, m0 + k) / theta[k] : 0.0;
@@ -202,8 +196,8 @@ void prox_backward_slab(const ProxBackwardArgs<Real>& a, int64_t m0, int64_t wid
   });
   if (a.grad_shared)
     for (int64_t k = 0; k < width; ++k)
-      a.grad_shared[m0 + k] = static_cast<Real>(
-          theta[k] > 0 ? -a.penalty.shared.scale * x_y[k] / theta[k] : 0.0);
+      a.grad_shared[m0 + k] =
+          static_cast<Real>(theta[k] > 0 ? -a.penalty.shared.scale * x_y[k] / theta[k] : 0.0);
 }
 
 template <typename Real>

@@ -78,8 +78,7 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
         a.grad_shared[m0 + k] = static_cast<Real>(a.grad * a.penalty.shared.scale * norms[k]);
     }
     for (int64_t t = 0; t < a.T; ++t)
-      for (int64_t k = 0; k < width; ++k)
-        penalty_value_backward_group(a, t, m0 + k, norms[k]);
+      for (int64_t k = 0; k < width; ++k) penalty_value_backward_group(a, t, m0 + k, norms[k]);
   });
 }
 

@@ -50,4 +50,4 @@ def per_group(op: str, name: str, value: float | Tensor, v: Tensor) -> Tensor:
 
 def wanted(grads: tuple[Tensor, ...], needs: list[bool]) -> tuple[Tensor | None, ...]:
     """Gradients as autograd takes them: None for those that were not asked for."""
-    return tuple(g if need else None for g, need in zip(grads, needs))
+    return tuple(g if need else None for g, need in zip(grads, needs, strict=True))

@@ -44,9 +44,7 @@ def define(
         torch.library.register_vmap(f"{ns}::{name}", _bind(rule, ns, name), lib=library)
         if autocast:
             for device in ("cpu", "cuda"):
-                torch.library.register_autocast(
-                    f"{ns}::{name}", device, torch.float32, lib=library
-                )
+                torch.library.register_autocast(f"{ns}::{name}", device, torch.float32, lib=library)
 
 
 def raw(ns: str, name: str) -> Callable[..., Any]:
@@ -75,14 +73,14 @@ def _one_call_per_entry(
     op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     results = [
-        op(*(a if d is None else a.select(d, b) for a, d in zip(args, in_dims)))
+        op(*(a if d is None else a.select(d, b) for a, d in zip(args, in_dims, strict=True)))
         for b in range(batch)
     ]
     if results[0] is None:  # an op that writes in place returns nothing
         return None, None
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
-    return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * len(results[0])
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
 
 def fold_into_features(
@@ -95,7 +93,7 @@ def fold_into_features(
     has_batch = [d for d in in_dims if d is not None]
     if not has_batch:
         return op(*args), None
-    folded = [_fold(a, d, batch) for a, d in zip(args, in_dims)]
+    folded = [_fold(a, d, batch) for a, d in zip(args, in_dims, strict=True)]
     result = op(*folded)
     if isinstance(result, Tensor):
         return _unfold(result, batch)

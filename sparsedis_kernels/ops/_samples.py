@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def read_samples(
 
 
 def _from_nested(
-    op: str, z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Tensor | None
+    op: str, z: Any, y: Any, offsets: Tensor | None, sample_weight: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     if offsets is not None:
         raise ValueError(f"{op}: offsets are given, but z is nested and has its own")

@@ -57,7 +57,7 @@ def _backward_fake(
     T, M, _ = weight.shape
     samples = (0,) if sample_weight is None else sample_weight.shape
     shapes = [z.shape, y.shape, samples, (T, M), (T, M), (M,), (T, M)]
-    return tuple(z.new_empty(s if need else (0,)) for s, need in zip(shapes, needs))
+    return tuple(z.new_empty(s if need else (0,)) for s, need in zip(shapes, needs, strict=True))
 
 
 def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:

@@ -26,7 +26,7 @@ def _radial_backward_fake(grad: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...
 
 def _linf_backward_fake(grad: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     shapes = (v.shape, v.shape[:2], v.shape)
-    return tuple(v.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1]))
+    return tuple(v.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1], strict=True))
 
 
 define(

@@ -18,7 +18,7 @@ _TENSORS = "Tensor w, Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, 
 def _backward_fake(grad: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     T, M, C = w.shape
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M)]
-    return tuple(w.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1]))
+    return tuple(w.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1], strict=True))
 
 
 define(

@@ -26,7 +26,7 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, M, C = x.shape
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
-    return tuple(x.new_empty(s if need else (0,)) for s, need in zip(shapes, needs))
+    return tuple(x.new_empty(s if need else (0,)) for s, need in zip(shapes, needs, strict=True))
 
 
 def _reference_inplace(v: Tensor, *args: Any) -> None:
@@ -74,9 +74,7 @@ class _Prox(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:7])
         x, v, *penalty = ctx.saved_tensors
-        grads = raw(ctx.ns, "prox_backward")(
-            grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs
-        )
+        grads = raw(ctx.ns, "prox_backward")(grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs)
         return None, *_check.wanted(grads, needs), None, None
 
 
