@@ -100,12 +100,10 @@ class Penalty:
         """
         tensors: list[Tensor | None] = []
         scale: list[float] = []
+        step = _as(like, step)
         for level in LEVELS:
-            tensor, factor = _times(getattr(self, level), step)
-            if tensor is not None:
-                tensor = tensor.to(dtype=like.dtype, device=like.device)
-                tensor = _expand(op, level, tensor, shape)
-            tensors.append(tensor)
+            tensor, factor = _times(_as(like, getattr(self, level)), step)
+            tensors.append(None if tensor is None else _expand(op, level, tensor, shape))
             scale.append(factor)
         l1, group, shared, ridge = tensors
         return Strengths(l1, group, shared, ridge, scale, self.nonneg)
@@ -129,6 +127,11 @@ def _all_nonnegative(value: float | Tensor) -> bool | Tensor:
     return (value.detach() >= 0).all() if isinstance(value, Tensor) else value >= 0
 
 
+def _as(like: Tensor, value: float | Tensor) -> float | Tensor:
+    """The value in the dtype that is computed in, before anything multiplies it."""
+    return value.to(dtype=like.dtype, device=like.device) if isinstance(value, Tensor) else value
+
+
 def _times(value: float | Tensor, step: float | Tensor) -> tuple[Tensor | None, float]:
     """`value * step` as (tensor, factor); a level that is absent stays absent."""
     if not isinstance(value, Tensor):
@@ -136,7 +139,7 @@ def _times(value: float | Tensor, step: float | Tensor) -> tuple[Tensor | None, 
             return None, float(value) * (1.0 if isinstance(step, Tensor) else float(step))
         return step, float(value)
     if isinstance(step, Tensor):
-        return value * step.to(value.device), 1.0
+        return value * step, 1.0
     return value, float(step)
 
 

@@ -167,26 +167,26 @@ Tensor linf_prox(Tensor v, Tensor strengths, MaybeTensor metric) {
   Tensor x = torch::stable::empty_like(v);
   dispatch("linf_prox", v, [&](auto real) {
     using Real = decltype(real);
-    kernels().of<Real>().linf_prox(
-        {v.size(0), v.size(1), v.size(2), data<Real>(v), nullptr, data<Real>(metric),
-         strength<Real>(strengths, 1), output<Real>(x), nullptr, nullptr, nullptr},
-        run_in_parallel);
+    kernels().of<Real>().linf_prox({v.size(0), v.size(1), v.size(2), data<Real>(v),
+                                    data<Real>(metric), strength<Real>(strengths, 1),
+                                    output<Real>(x), nullptr, nullptr, nullptr, nullptr, nullptr},
+                                   run_in_parallel);
   });
   return x;
 }
 
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
-Three linf_prox_backward(Tensor grad, Tensor v, Tensor /*x*/, Tensor strengths, MaybeTensor metric,
+Three linf_prox_backward(Tensor grad, Tensor v, Tensor x, Tensor strengths, MaybeTensor metric,
                          Flags needs) {
-  grad = packed(grad), v = packed(v), metric = packed(metric);
+  grad = packed(grad), v = packed(v), x = packed(x), metric = packed(metric);
   const int64_t T = v.size(0), M = v.size(1), C = v.size(2);
   Three out{make(v, {T, M, C}, needs[0]), make(v, {T, M}, needs[1]), make(v, {T, M, C}, needs[2])};
   dispatch("linf_prox_backward", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().linf_prox_backward(
-        {T, M, C, data<Real>(v), data<Real>(grad), data<Real>(metric), strength<Real>(strengths, 1),
-         nullptr, output<Real>(std::get<0>(out), needs[0]),
+        {T, M, C, data<Real>(v), data<Real>(metric), strength<Real>(strengths, 1), nullptr,
+         data<Real>(grad), data<Real>(x), output<Real>(std::get<0>(out), needs[0]),
          output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2])},
         run_in_parallel);
   });

@@ -54,9 +54,10 @@ struct RadialArgs {
 template <typename Real>
 struct LinfArgs {
   int64_t T, M, C;
-  const Real *v, *grad, *metric;
+  const Real *v, *metric;
   Strength<Real> strength;
   Real* x;
+  const Real *grad, *solution;  // the backward's; solution is the forward's x
   Real *grad_v, *grad_strength, *grad_metric;
 };
 

@@ -63,32 +63,33 @@ void linf_prox(const LinfArgs<Real>& a, ParallelFor run) {
   });
 }
 
-// On the clipped set K: d tau = (sum_K d sign(v) dv + (|v| - tau) dd - dlam) / sum_K d.
+// With s = sum_K sign(v) grad / sum_K d over the clipped set K: grad_v = d sign(v) s on K,
+// grad_metric = (|v| - tau) s, grad_strength = -s. A group that is 0 passes nothing.
 template <typename Real>
 void linf_prox_backward(const LinfArgs<Real>& a, ParallelFor run) {
   for_each_group(a, run, [&](int64_t i, int64_t t, int64_t m, int64_t offset) {
-    const Real *v = a.v + offset, *grad = a.grad + offset;
-    const Real* metric = a.metric ? a.metric + offset : nullptr;
-    const double tau = clip_level(v, metric, a.C, at(a.strength, t, m));
-    const auto d = [&](int64_t c) { return metric ? static_cast<double>(metric[c]) : 1.0; };
-    const auto sign = [&](int64_t c) { return v[c] > 0 ? 1.0 : -1.0; };
-    double pull = 0, weight = 0;
+    const Real *v = a.v + offset, *grad = a.grad + offset, *x = a.solution + offset;
+    const auto d = [&](int64_t c) {
+      return a.metric ? static_cast<double>(a.metric[offset + c]) : 1.0;
+    };
+    const auto sign = [&](int64_t c) { return v[c] > 0 ? 1.0 : (v[c] < 0 ? -1.0 : 0.0); };
+    double tau = 0, pull = 0, weight = 0;
+    for (int64_t c = 0; c < a.C; ++c) tau = std::max(tau, static_cast<double>(std::fabs(x[c])));
     for (int64_t c = 0; c < a.C; ++c) {
-      if (std::fabs(v[c]) <= tau) continue;
+      if (std::fabs(x[c]) != tau) continue;
       pull += sign(c) * grad[c];
       weight += d(c);
     }
-    // tau = 0: the whole group is zero, and stays zero.
-    const double share = tau > 0 && weight > 0 ? pull / weight : (tau != tau ? tau : 0.0);
+    const bool active = at(a.strength, t, m) > 0;
+    const double s = (active && tau == 0) || weight == 0 ? 0.0 : pull / weight;
     for (int64_t c = 0; c < a.C; ++c) {
-      const double excess = std::fabs(v[c]) - tau;
-      const bool clipped = !(excess <= 0);
-      if (a.grad_v)
-        a.grad_v[offset + c] = static_cast<Real>(clipped ? sign(c) * d(c) * share : grad[c]);
-      if (a.grad_metric)
-        a.grad_metric[offset + c] = static_cast<Real>(clipped ? excess * share : 0.0);
+      const bool clipped = std::fabs(x[c]) == tau;
+      const double along = active && clipped ? d(c) * sign(c) * s : static_cast<double>(grad[c]);
+      const double excess = clipped ? std::fabs(v[c] - x[c]) : 0.0;
+      if (a.grad_v) a.grad_v[offset + c] = static_cast<Real>(along);
+      if (a.grad_metric) a.grad_metric[offset + c] = static_cast<Real>(excess * s);
     }
-    if (a.grad_strength) a.grad_strength[i] = static_cast<Real>(-a.strength.scale * share);
+    if (a.grad_strength) a.grad_strength[i] = static_cast<Real>(-s);
   });
 }
 

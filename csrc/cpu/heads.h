@@ -141,6 +141,7 @@ void for_each_gradient(const HeadsBackwardArgs<Real>& a, ParallelFor run, F body
 template <typename Real>
 void fit_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor run) {
   using Work = HeadBackwardWork<Real>;
+  if (a.grad_shared) std::fill_n(a.grad_shared, a.samples.M, Real(0));
   for_each_gradient(a, run, [&](int64_t t, const HeadGradient<Real>& out, Work& work) {
     fit_head_backward(task_input(a.samples, t), a.penalty, t, out, work);
   });

@@ -209,6 +209,7 @@ void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
     });
     return;
   }
+  if (a.grad_shared) std::fill_n(a.grad_shared, a.M, Real(0));
   parallel_for(run, a.T * a.M, kParallelElements / std::max<int64_t>(a.C, 1),
                [&](int64_t begin, int64_t end) {
                  Buffer<Real> y(a.C);

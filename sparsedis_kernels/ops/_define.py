@@ -57,9 +57,16 @@ def _fallback(name: str, report: bool, reference: Callable[..., Any]) -> Callabl
         if report:
             device = next(a.device.type for a in args if isinstance(a, Tensor))
             backends.report_fallback(name, device)
-        return reference(*args)
+        return _contiguous(reference(*args))
 
     return call
+
+
+def _contiguous(result: Any) -> Any:
+    """The strides that native kernels return, and that fake kernels promise."""
+    if isinstance(result, Tensor):
+        return result.contiguous()
+    return None if result is None else tuple(part.contiguous() for part in result)
 
 
 def _bind(rule: Callable[..., Any], ns: str, name: str) -> Callable[..., Any]:
@@ -73,7 +80,7 @@ def _one_call_per_entry(
     op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     results = [
-        op(*(a if d is None else a.select(d, b) for a, d in zip(args, in_dims, strict=True)))
+        op(*(a if _whole(a, d) else a.select(d, b) for a, d in zip(args, in_dims, strict=True)))
         for b in range(batch)
     ]
     if results[0] is None:  # an op that writes in place returns nothing
@@ -83,6 +90,11 @@ def _one_call_per_entry(
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
 
+def _whole(a: Any, dim: Any) -> bool:
+    """Whether the argument has no batch axis; lists of numbers have a list of None for it."""
+    return dim is None or not isinstance(a, Tensor)
+
+
 def fold_into_features(
     op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
@@ -90,9 +102,6 @@ def fold_into_features(
 
     Tensors are (T, M, ...) or, with one axis, (M,); a batch of B becomes (T, B * M, ...).
     """
-    has_batch = [d for d in in_dims if d is not None]
-    if not has_batch:
-        return op(*args), None
     folded = [_fold(a, d, batch) for a, d in zip(args, in_dims, strict=True)]
     result = op(*folded)
     if isinstance(result, Tensor):

@@ -107,7 +107,7 @@ def prox(
         Differentiable in `v`, `step`, `metric` and every tensor strength.
 
     Raises:
-        ValueError: `v` is not (T, M, C), or `metric` or a strength does not fit it.
+        ValueError: `v` is not (T, M, C), `metric` or a strength does not fit it, or step < 0.
         TypeError: `v` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device.
     """
@@ -142,6 +142,8 @@ def _arguments(
 ) -> tuple[Any, ...]:
     _check.axes(op, "v", v, "(T, M, C)", 3)
     _check.floating(op, "v", v)
+    if not isinstance(step, Tensor) and step < 0:
+        raise ValueError(f"{op}: step must be >= 0, got {step}")
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
     wide = _check.widened(v)

@@ -16,7 +16,7 @@ scales = pytest.mark.parametrize("scale", ALL_SCALES, ids=scale_id)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["bias", "no-bias"])
 weights = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 signs = pytest.mark.parametrize("nonneg", [False, True], ids=["signed", "nonneg"])
-TIGHT = {"tol": 1e-13, "max_iter": 100_000}
+TIGHT = {"tol": 1e-16, "max_iter": 100_000}
 
 
 def assert_close(actual: Tensor, expected: object, atol: float) -> None:

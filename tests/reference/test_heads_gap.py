@@ -61,8 +61,8 @@ def test_conjugate_is_the_supremum(scale: list[float], nonneg: bool) -> None:
     case = heads_case(scale, (3, 12, 6, 2), 0.3, tensors=True, nonneg=nonneg)
     problem = problem_of(with_mixed_ridge(case))
     g = problem.design.mT @ problem.target
-    # Short of the boundary, where the supremum is not attained and a solver drifts off.
-    g = 0.9 * dual_scale(problem, g) * g
+    # Short of the boundary where there is no ridge, as a solver drifts off on it.
+    g = torch.where(problem.ridge > 0, 3 * g, 0.9 * dual_scale(problem, g) * g)
     value = float(conjugate(problem, g).sum())
     assert value > 0
     assert abs(value - cone_conjugate(problem, g)) < 1e-6 * value
@@ -76,9 +76,7 @@ def test_gap_bounds_the_suboptimality(
     scale: list[float], nonneg: bool, fit_intercept: bool, mixed: bool
 ) -> None:
     torch.manual_seed(0)
-    case = heads_case(
-        scale, tensors=True, weighted=True, nonneg=nonneg, fit_intercept=fit_intercept
-    )
+    case = heads_case(scale, (3, 15, 8, 2), 0.1, True, True, nonneg, fit_intercept)
     case = with_mixed_ridge(case) if mixed else case
     best, best_bias, gap, _, status = case.fit(tol=1e-13)
     assert status.tolist() == [0, 0, 0]
@@ -145,13 +143,8 @@ def test_gap_of_a_constant_target_is_0() -> None:
 @scales
 @signs
 @intercepts
-@pytest.mark.parametrize("tensors", [False, True], ids=["ones", "tensors"])
-def test_lambda_max_from_both_sides(
-    scale: list[float], nonneg: bool, fit_intercept: bool, tensors: bool
-) -> None:
-    case = heads_case(
-        scale, tensors=tensors, weighted=True, nonneg=nonneg, fit_intercept=fit_intercept
-    )
+def test_lambda_max_from_both_sides(scale: list[float], nonneg: bool, fit_intercept: bool) -> None:
+    case = heads_case(scale, (3, 15, 8, 2), 0.1, True, True, nonneg, fit_intercept)
     base = list(case.scale)
     largest = case.lambda_max()
     assert largest.shape == ((1,) if scale[2] else (3,))

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from sparsedis_kernels import reference
 
-from .helpers import ALL_SCALES, Case, assert_gradient, directional, prox_case, scale_id
+from .helpers import (
+    ALL_SCALES,
+    Case,
+    assert_gradient,
+    directional,
+    directional_by_feature,
+    prox_case,
+    scale_id,
+)
 
 scales = pytest.mark.parametrize("scale", ALL_SCALES, ids=scale_id)
 metrics = pytest.mark.parametrize("metric", [False, True], ids=["identity", "metric"])
@@ -126,15 +134,13 @@ def test_backward(scale: list[float], metric: bool, nonneg: bool) -> None:
     needs = [True] * 5 + [metric]
     grads = reference.prox_backward(cotangent, x, case.v, *case.args(), needs)
     inputs = [case.v, *case.strengths, case.metric]
-    for i, (value, grad) in enumerate(zip(inputs, grads, strict=True)):
-        if value is None or (0 < i < 5 and case.scale[i - 1] == 0):
+    for k, (value, grad) in enumerate(zip(inputs, grads, strict=True)):
+        if value is None or (0 < k < 5 and case.scale[k - 1] == 0):
             continue
-
-        def moved(value: Tensor, i: int = i) -> Tensor:
-            new = [*inputs[:i], value, *inputs[i + 1 :]]
-            return reference.prox(*new, case.scale, nonneg)
-
-        assert_gradient(grad, directional(moved, value, cotangent, 1e-6))
+        expected = directional_by_feature(
+            lambda *args: reference.prox(*args, case.scale, nonneg), inputs, k, cotangent, 1e-6
+        )
+        assert_gradient(grad, expected)
 
 
 def test_backward_returns_only_what_is_needed() -> None:

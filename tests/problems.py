@@ -1,0 +1,123 @@
+"""Problems that the tests and the benchmarks share, and what is right about an answer to them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import sparsedis_kernels as sk
+
+LEVELS = ("l1", "group", "shared", "ridge")
+
+# Every way in which levels combine that takes a path of its own.
+LEVEL_SETS = [
+    ("l1",),
+    ("group",),
+    ("shared",),
+    ("ridge",),
+    ("l1", "group"),
+    ("l1", "shared"),
+    ("group", "shared"),
+    ("l1", "group", "ridge"),
+    ("l1", "group", "shared", "ridge"),
+]
+
+# Penalties of a head fit, in proportions: `scaled_penalty` brings them to a share of lambda_max.
+HEAD_PENALTIES = {
+    "ridge": sk.Penalty(ridge=0.1),
+    "lasso": sk.Penalty(l1=1.0),
+    "elastic_net": sk.Penalty(l1=1.0, ridge=0.1),
+    "nonneg": sk.Penalty(l1=1.0, nonneg=True),
+    "group": sk.Penalty(group=1.0),
+    "sparse_group": sk.Penalty(l1=0.5, group=0.5),
+    "sparse_group_ridge": sk.Penalty(l1=0.5, group=0.5, ridge=0.1),
+    "shared": sk.Penalty(shared=1.0),
+    "nested": sk.Penalty(l1=0.3, group=0.3, shared=0.6),
+    "nested_ridge": sk.Penalty(l1=0.3, group=0.3, shared=0.6, ridge=0.1),
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in one layout, as keyword arguments of the head ops."""
+
+    z: Tensor
+    y: Tensor
+    offsets: Tensor | None = None
+    sample_weight: Tensor | None = None
+
+    def keywords(self) -> dict[str, Tensor | None]:
+        return {"offsets": self.offsets, "sample_weight": self.sample_weight}
+
+
+def heads_problem(
+    T: int, n: int, M: int, C: int, *, dtype: torch.dtype = torch.float64, correlation: float = 0.0
+) -> Samples:
+    """Dense samples whose targets depend on about a third of the features, with an offset."""
+    z = torch.randn(T, n, M, dtype=dtype)
+    if correlation:
+        common = torch.randn(T, n, 1, dtype=dtype)
+        z = correlation**0.5 * common + (1 - correlation) ** 0.5 * z
+    weight = torch.randn(T, M, C, dtype=dtype) * (torch.rand(T, M, 1) < 0.3)
+    return Samples(z, z @ weight + 0.3 * torch.randn(T, n, C, dtype=dtype) + 1.0)
+
+
+def ragged(counts: list[int], M: int, C: int) -> Samples:
+    """Samples of tasks with the given numbers of samples, packed."""
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    dense = heads_problem(1, int(offsets[-1]), M, C)
+    return Samples(dense.z[0], dense.y[0], offsets)
+
+
+def one_design(T: int, n: int, M: int, C: int) -> Samples:
+    """One design for all tasks."""
+    dense = heads_problem(1, n, M, T * C)
+    return Samples(dense.z[0], dense.y[0].unflatten(1, (T, C)).transpose(0, 1).contiguous())
+
+
+LAYOUTS = {
+    "dense": lambda: heads_problem(4, 14, 9, 2),
+    "wide": lambda: heads_problem(3, 7, 15, 2),
+    "ragged": lambda: ragged([9, 0, 14, 1], 8, 2),
+    "one_design": lambda: one_design(4, 14, 9, 2),
+}
+
+
+def scaled_penalty(samples: Samples, penalty: sk.Penalty, share: float = 0.15) -> sk.Penalty:
+    """The penalty at `share` of lambda_max, the same number for every task."""
+    if penalty == HEAD_PENALTIES["ridge"]:
+        return penalty
+    largest = sk.lambda_max(samples.z, samples.y, penalty, **samples.keywords())
+    finite = largest[torch.isfinite(largest)]
+    return penalty.scaled(share * float(finite.max()))
+
+
+def fit(samples: Samples, penalty: sk.Penalty, **options) -> sk.HeadsFit:
+    return sk.fit_heads(samples.z, samples.y, penalty, **samples.keywords(), **options)
+
+
+def random_penalty(levels, T: int, M: int, *, dtype=torch.float64, like: str = "group", **extra):
+    """A penalty with strengths of the given form: "float", "task", "feature" or "group"."""
+    shapes = {"task": (T, 1), "feature": (1, M), "group": (T, M)}
+    values = {}
+    for level in levels:
+        if like == "float":
+            values[level] = 0.3
+        elif level == "shared":
+            values[level] = 0.2 + 0.4 * torch.rand(M, dtype=dtype)
+        else:
+            values[level] = 0.2 + 0.4 * torch.rand(shapes[like], dtype=dtype)
+    return sk.Penalty(**values, **extra)
+
+
+def assert_as_accurate(actual: Tensor, reference: Tensor, exact: Tensor) -> None:
+    """`actual` is at most twice as far from `exact` (float64) as the reference in its dtype.
+
+    The floor, four units in the last place of the largest value, is what rounding the exact answer
+    and one more operation cost.
+    """
+    ours = float((actual.double() - exact).abs().max()) if actual.numel() else 0.0
+    theirs = float((reference.double() - exact).abs().max()) if actual.numel() else 0.0
+    size = float(exact.abs().max()) if actual.numel() else 0.0
+    floor = 4 * torch.finfo(actual.dtype).eps * size
+    assert ours <= 2 * theirs + floor, f"error {ours:.3g}, reference {theirs:.3g}, floor {floor:.3g}"
