@@ -9,13 +9,10 @@ settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
-def _one_seed():
+def _same_start():
+    """One seed, and one thread: pytest-xdist has a worker per core. Threading tests ask for two."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["cpu", "reference"])

@@ -82,6 +82,13 @@ LAYOUTS = {
     "one_design": lambda: one_design(4, 14, 9, 2),
 }
 
+# Large enough that the kernels share them between threads.
+LARGE_LAYOUTS = {
+    "dense": lambda: heads_problem(40, 30, 20, 2),
+    "ragged": lambda: ragged([25 + t % 11 for t in range(40)], 20, 2),
+    "one_design": lambda: one_design(40, 30, 20, 2),
+}
+
 
 def scaled_penalty(samples: Samples, penalty: sk.Penalty, share: float = 0.15) -> sk.Penalty:
     """The penalty at `share` of lambda_max, the same number for every task."""
@@ -120,4 +127,6 @@ def assert_as_accurate(actual: Tensor, reference: Tensor, exact: Tensor) -> None
     theirs = float((reference.double() - exact).abs().max()) if actual.numel() else 0.0
     size = float(exact.abs().max()) if actual.numel() else 0.0
     floor = 4 * torch.finfo(actual.dtype).eps * size
-    assert ours <= 2 * theirs + floor, f"error {ours:.3g}, reference {theirs:.3g}, floor {floor:.3g}"
+    assert ours <= 2 * theirs + floor, (
+        f"error {ours:.3g}, reference {theirs:.3g}, floor {floor:.3g}"
+    )

@@ -51,9 +51,9 @@ inline double dual_norm(const Value* g, int64_t C, int64_t stride, double l1, do
   return nu;
 }
 
-// What the gap needs: <R, B>, ||R||^2, the penalty's value, over the rows of g = A'R.
+// What the gap needs of R, W and g = A'R: ||R||^2, <g, W> and the penalty's value.
 struct GapParts {
-  double residual_target, residual2, penalty;
+  double residual2, correlation, penalty;
 };
 
 // Omega of one task, W of shape (C, ld).
@@ -75,8 +75,10 @@ inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, i
   return value;
 }
 
-// P - D at the dual point s R, where s makes the rows without ridge feasible; rows with ridge cost
-// their conjugate ||BST(ST(s g, l1), group)||^2 / (2 ridge). `scale` multiplies l1 and group.
+// P - D = 1/2 (1 - s)^2 ||R||^2 + Omega(W) + Omega*(s g) - s <g, W> at the dual point s R, where s
+// makes the rows without ridge feasible; a row with ridge has the conjugate
+// ||BST(ST(s g, l1), group)||^2 / (2 ridge). In this form two objectives do not cancel. `scale`
+// multiplies l1 and group.
 template <typename Real, typename Value>
 inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, const Value* g,
                           int64_t M, int64_t C, int64_t ld, double scale) {
@@ -95,9 +97,8 @@ inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, con
     const double excess = std::max(0.0, free - scale * p.group[j]);
     conjugate += excess * excess / (2 * p.ridge[j]);
   }
-  const double primal = 0.5 * parts.residual2 + parts.penalty;
-  const double dual = s * parts.residual_target - 0.5 * s * s * parts.residual2 - conjugate;
-  return std::max(0.0, primal - dual);
+  return std::max(0.0, 0.5 * (1 - s) * (1 - s) * parts.residual2 + parts.penalty + conjugate -
+                           s * parts.correlation);
 }
 
 SPARSEDIS_END

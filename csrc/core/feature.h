@@ -105,23 +105,20 @@ inline double feature_penalty(const FeatureColumn<Real>& f) {
   return value + f.shared() * std::sqrt(total2);
 }
 
-// sup_w <s g, w> - Omega(w) of one feature: 1/2 sum ridge_t ||w_t||^2 at its maximiser. Finite
-// once the tasks without ridge are feasible.
+// sup_w <s g, w> - Omega(w) of one feature, 1/2 sum ridge_t ||w_t||^2 at its maximiser; the tasks
+// without ridge must be feasible. These take up the part a of the shared strength: the maximum over
+// their norm rho of a rho - shared sqrt(rho^2 + sigma^2) is -sqrt(shared^2 - a^2) sigma.
 template <typename Real>
 inline double feature_conjugate(const FeatureColumn<Real>& f, double s, double* b) {
-  double norm2 = 0;
-  for (int64_t t = 0; t < f.T; ++t) {
-    b[t] = s * excess(f, t, 1 / s).norm;
-    norm2 += b[t] * b[t];
-  }
-  const double shared = f.shared();
+  const double taken = std::min(f.shared(), s * pull(f, 1 / s, true).norm);
+  const double shared = std::sqrt((f.shared() - taken) * (f.shared() + taken));
+  for (int64_t t = 0; t < f.T; ++t) b[t] = f.ridge(t) > 0 ? s * excess(f, t, 1 / s).norm : 0.0;
   const double theta = feature_norm(
       f.T, shared, [&](int64_t t) { return b[t]; }, [&](int64_t t) { return f.ridge(t); });
   double conjugate = 0;
   for (int64_t t = 0; t < f.T && theta > 0; ++t) {
-    // theta / (ridge theta + shared), and 1 / ridge where theta does not matter.
-    const double e = shared > 0 ? f.ridge(t) + shared / theta : f.ridge(t);
-    const double w = e > 0 ? b[t] / e : 0.0;
+    if (!(f.ridge(t) > 0)) continue;
+    const double w = b[t] / (f.ridge(t) + shared / theta);
     conjugate += 0.5 * f.ridge(t) * w * w;
   }
   return conjugate;

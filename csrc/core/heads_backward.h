@@ -2,7 +2,7 @@
 //
 // With M U = G on the support, G = grad_weight - zbar grad_bias', r_i = z_i W + b - y_i and
 // q_i = (z_i - zbar) U + grad_bias: grad_z_i = -p_i (U r_i + W q_i), grad_y_i = p_i q_i,
-// grad_p_i = -<r_i, q_i>.
+// grad_p_i = -<r_i, q_i>. A feature that nothing penalises also moves its own ridge, the floor.
 #pragma once
 
 #include "heads.h"
@@ -23,10 +23,10 @@ struct HeadBackwardWork {
   Task<double> task;
   SupportSystem<double> system;
   SpdSystem<double> dual;
-  Buffer<double> W, U, columns, residual, response, row, grad_p;
+  Buffer<double> W, columns, residual, response, row, grad_p, floor_gradient;
 };
 
-// Rows of W that are not zero; every row where nothing makes it sparse.
+// Rows of W that are not zero, or that nothing holds at zero.
 template <typename Real, typename Work>
 inline int64_t live_rows(const HeadGradient<Real>& in, Work& work) {
   const Task<double>& task = work.task;
@@ -34,7 +34,8 @@ inline int64_t live_rows(const HeadGradient<Real>& in, Work& work) {
   int64_t S = 0;
   for (int64_t j = 0; j < task.M; ++j) {
     const Real* w = in.weight + j * task.C;
-    bool live = !task.sparse;
+    const TaskPenalty<double>& p = task.penalty;
+    bool live = p.l1[j] == 0 && p.group[j] == 0 && !p.nonneg;
     for (int64_t c = 0; c < task.C; ++c) live |= w[c] != 0;
     if (live) work.system.row.get()[S++] = j;
   }
@@ -145,6 +146,21 @@ inline void write_strengths(const PenaltyArgs<Real>& penalty, const HeadGradient
   }
 }
 
+// The gradient in the ridge of each support row whose ridge is the floor, times the floor: through
+// it the sample moves its own ridge.
+template <typename Work>
+inline void load_floor_gradients(Work& work) {
+  const SupportSystem<double>& s = work.system;
+  double* floor_gradient = work.floor_gradient.reserve(s.ld);
+  for (int64_t a = 0; a < s.S; ++a) {
+    const double floor = work.task.floor.get()[s.row.get()[a]];
+    double w_u = 0;
+    for (int64_t c = 0; c < s.C && floor > 0; ++c)
+      w_u += work.W.get()[c * s.ld + a] * s.x.get()[c * s.ld + a];
+    floor_gradient[a] = -floor * w_u;
+  }
+}
+
 // r_i and q_i of one sample, each (C).
 template <typename Real, typename Work>
 inline void sample_response(const TaskInput<Real>& in, const HeadGradient<Real>& out, int64_t i,
@@ -175,6 +191,7 @@ inline void write_sample(const TaskInput<Real>& in, const HeadGradient<Real>& ou
     double sum = 0;
     for (int64_t c = 0; c < in.C; ++c)
       sum += s.x.get()[c * s.ld + a] * r[c] + work.W.get()[c * s.ld + a] * q[c];
+    sum -= 2 * work.floor_gradient.get()[a] * work.row.get()[a];
     const int64_t at = i * in.M + s.row.get()[a];
     if (out.z) out.z[at] = static_cast<Real>(-p * sum);
     if (out.z_sum) out.z_sum[at] -= p * sum;
@@ -202,11 +219,14 @@ inline void write_gradients(const TaskInput<Real>& in, const PenaltyArgs<Real>& 
   work.residual.reserve(in.C), work.response.reserve(in.C);
   work.row.reserve(work.system.ld);
   double* grad_p = work.grad_p.reserve(in.n);
+  load_floor_gradients(work);
   write_strengths(penalty, out, work);
   for (int64_t i = 0; i < in.n; ++i) {
     sample_response(in, out, i, work);
     write_sample(in, out, i, work);
     grad_p[i] = -dot<double>(work.residual.get(), work.response.get(), in.C);
+    for (int64_t a = 0; a < work.system.S; ++a)
+      grad_p[i] += work.floor_gradient.get()[a] * work.row.get()[a] * work.row.get()[a];
   }
   if (out.sample_weight || out.weight_sum) write_weights(in, out, work);
 }

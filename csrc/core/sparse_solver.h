@@ -50,7 +50,10 @@ inline double full_gap(const Task<Real>& task, const Real* W, Sum* R, Sum* g) {
   const int64_t C = task.C;
   residual(task.A.get(), task.B.get(), W, task.n, task.ld, C, task.ld, R);
   correlate(task.A.get(), R, task.n, task.ld, C, g, task.ld);
-  const GapParts parts{dot<double>(R, task.B.get(), task.n * C), sum_of_squares(R, task.n * C),
+  double correlation = 0;
+  for (int64_t c = 0; c < C; ++c)
+    correlation += dot<double>(g + c * task.ld, W + c * task.ld, task.M);
+  const GapParts parts{sum_of_squares(R, task.n * C), correlation,
                        penalty_of(task.penalty, W, task.M, C, task.ld, 1.0)};
   const double zero = 0.5 * task.target2;
   return duality_gap(task.penalty, parts, g, task.M, C, task.ld, 1.0) / zero;

@@ -29,8 +29,8 @@ template <typename Compute>
 struct Task {
   int64_t n, M, C, ld;  // ld = padded(M)
   Buffer<Compute> A, B, l1, group, ridge;
-  Buffer<double> zbar, ybar, p;
-  double total_weight, target2;  // sum of s, ||B||^2
+  Buffer<double> zbar, ybar, p, floor;  // floor: what a feature's ridge takes of its squared norm
+  double total_weight, target2;         // sum of s, ||B||^2
   TaskPenalty<Compute> penalty;
   bool sparse;  // some strength other than ridge is positive, or nonneg
 
@@ -61,13 +61,20 @@ inline bool normalise_weights(const TaskInput<Real>& in, Task<Compute>& task) {
   return true;
 }
 
-// Weighted column means of x (n, width) in double.
+// Weighted column means of x (n, width) in double, taken around the heaviest row: a constant column
+// has exactly its own value as mean, and rounding leaves nothing there for a free weight to fit.
 template <typename Real>
 inline void weighted_mean(const Real* x, const double* p, int64_t n, int64_t width, bool wanted,
                           double* mean) {
   std::fill_n(mean, width, 0.0);
-  if (!wanted) return;
-  for (int64_t i = 0; i < n; ++i) axpy(p[i], x + i * width, mean, width);
+  const int64_t heaviest = std::max_element(p, p + n) - p;
+  if (!wanted || n == 0 || p[heaviest] == 0) return;
+  const Real* anchor = x + heaviest * width;
+  for (int64_t i = 0; i < n; ++i)
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j)
+      mean[j] += p[i] * (static_cast<double>(x[i * width + j]) - anchor[j]);
+  for (int64_t j = 0; j < width; ++j) mean[j] += anchor[j];
 }
 
 template <typename Real, typename Compute>
@@ -120,16 +127,19 @@ inline bool load_penalty(const PenaltyArgs<Real>& args, int64_t t, Task<Compute>
   Compute* l1 = task.l1.reserve(task.ld);
   Compute* group = task.group.reserve(task.ld);
   Compute* ridge = task.ridge.reserve(task.ld);
+  double* floor = task.floor.reserve(task.M);
   task.sparse = args.nonneg;
   for (int64_t j = 0; j < task.M; ++j) {
     l1[j] = at(args.l1, t, j);
     group[j] = at(args.group, t, j);
     ridge[j] = at(args.ridge, t, j);
+    floor[j] = 0;
     const Real shared = at(args.shared, t, j);
     task.sparse |= l1[j] > 0 || group[j] > 0 || shared > 0;
     if (l1[j] == 0 && group[j] == 0 && ridge[j] == 0 && shared == 0) {
       const double norm2 = column_norm2(task, j);
-      ridge[j] = static_cast<Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
+      floor[j] = norm2 > 0 ? ridge_floor<Real>() : 0.0;
+      ridge[j] = static_cast<Compute>(norm2 > 0 ? floor[j] * norm2 : 1.0);
     }
   }
   task.penalty = {l1, group, ridge, args.nonneg};

@@ -112,7 +112,7 @@ inline double restricted_gap(const WorkingSet<Real>& ws) {
     w_q += dot<double>(ws.W.get() + c * ws.ld, ws.q.get() + c * ws.ld, ws.size);
   }
   const TaskPenalty<Real> p = ws.penalty();
-  const GapParts parts{ws.target2 - w_target, std::max(0.0, ws.target2 - w_target - w_q),
+  const GapParts parts{std::max(0.0, ws.target2 - w_target - w_q), w_q,
                        penalty_of(p, ws.W.get(), ws.size, ws.C, ws.ld, ws.scale)};
   return duality_gap(p, parts, ws.q.get(), ws.size, ws.C, ws.ld, ws.scale);
 }

@@ -10,10 +10,10 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kBlock = 16;      // features whose columns are centred and correlated together
-constexpr int kBlockPasses = 4;     // passes over a block before the residuals follow
-constexpr int64_t kGapEvery = 4;    // outer passes from one gap check to the next
-constexpr int64_t kTaskGrain = 64;  // fewest tasks of one feature that are worth a thread
+constexpr int64_t kBlock = 16;        // features whose columns are centred and correlated together
+constexpr int kBlockPasses = 4;       // passes over a block before the residuals follow
+constexpr int64_t kGapEvery = 4;      // outer passes from one gap check to the next
+constexpr int64_t kTaskGrain = 1024;  // fewest tasks of one feature that are worth a thread
 
 // What is kept of every task. W and g are (T, C, M).
 template <typename Real>
@@ -54,7 +54,7 @@ struct Coupled {
 template <typename Real>
 void load_coupled(Coupled<Real>& state, const Real* init) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Task<double>>(state.run, s.T, [&](int64_t t, Task<double>& task) {
+  for_each_task<Task<double>>(state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
     const TaskInput<Real> in = task_input(s, t);
     const Real* start = init ? init + t * s.M * s.C : nullptr;
     const bool finite = load_task(in, task) && load_penalty(state.penalty, t, task) &&
@@ -63,6 +63,10 @@ void load_coupled(Coupled<Real>& state, const Real* init) {
     state.present.get()[t] = finite && !task.empty();
     state.target2.get()[t] = 0;
     std::fill_n(state.ridge.get() + t * s.M, s.M, 0.0);
+    if (!finite) return;
+    std::copy_n(task.ridge.get(), s.M, state.ridge.get() + t * s.M);
+    for (int64_t j = 0; j < s.M && start; ++j)
+      for (int64_t c = 0; c < s.C; ++c) state.W.get()[(t * s.C + c) * s.M + j] = start[j * s.C + c];
     if (!state.present.get()[t]) return;
     state.target2.get()[t] = task.target2;
     std::copy_n(task.p.get(), in.n, state.p.get() + row_of(s, t));
@@ -78,7 +82,7 @@ void load_coupled(Coupled<Real>& state, const Real* init) {
 template <typename Real>
 void refresh_coupled(Coupled<Real>& state) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Task<double>>(state.run, s.T, [&](int64_t t, Task<double>& task) {
+  for_each_task<Task<double>>(state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
     if (!state.present.get()[t]) return;
     const TaskInput<Real> in = task_input(s, t);
     load_task(in, task);
@@ -101,7 +105,8 @@ template <typename Real, typename F>
 double sum_over_features(const Coupled<Real>& state, F body) {
   const int64_t M = state.samples.M;
   Buffer<double> parts(M + 1);
-  parallel_for(state.run, M, 1, [&](int64_t begin, int64_t end) {
+  const int64_t size = state.samples.T * state.samples.C * M;
+  parallel_for(state.run, M, size < kParallelElements ? M : 1, [&](int64_t begin, int64_t end) {
     Buffer<double> b(state.samples.T);
     for (int64_t m = begin; m < end; ++m) parts.get()[m] = body(m, b.get());
   });
@@ -126,23 +131,18 @@ double coupled_gap(const Coupled<Real>& state) {
   for (int64_t m = 0; m < s.M; ++m)
     largest = feature_dual_norm(state.column(state.g.get(), m), largest, true);
   const double scale = 1 / largest;
-  double residual2 = 0, residual_target = 0;
-  for (int64_t t = 0; t < s.T; ++t) {
-    if (!state.present.get()[t]) continue;
-    const int64_t size = task_input(s, t).n * s.C, wide = t * state.wide_task();
-    const double norm2 = sum_of_squares(state.R.get() + row_of(s, t) * s.C, size);
-    residual2 += norm2;
-    // <R, B> = ||R||^2 + <g, W>
-    residual_target +=
-        norm2 + dot<double>(state.g.get() + wide, state.W.get() + wide, state.wide_task());
-  }
+  double residual2 = 0;
+  for (int64_t t = 0; t < s.T; ++t)
+    if (state.present.get()[t])
+      residual2 += sum_of_squares(state.R.get() + row_of(s, t) * s.C, task_input(s, t).n * s.C);
+  const double correlation = dot<double>(state.g.get(), state.W.get(), s.T * state.wide_task());
   const double penalty = sum_over_features(
       state, [&](int64_t m, double*) { return feature_penalty(state.column(state.W.get(), m)); });
   const double conjugate = sum_over_features(state, [&](int64_t m, double* b) {
     return feature_conjugate(state.column(state.g.get(), m), scale, b);
   });
-  const double dual = scale * residual_target - 0.5 * scale * scale * residual2 - conjugate;
-  return std::max(0.0, 0.5 * residual2 + penalty - dual) / zero;
+  const double loss = 0.5 * (1 - scale) * (1 - scale) * residual2;
+  return std::max(0.0, loss + penalty + conjugate - scale * correlation) / zero;
 }
 
 // The centred columns [m0, m0 + width) of one task, (n, block).
@@ -158,6 +158,12 @@ void load_columns(const Coupled<Real>& state, int64_t t, int64_t m0, int64_t wid
   }
 }
 
+// Elements that one task's block touches.
+template <typename Real>
+int64_t block_size(const SamplesArgs<Real>& s) {
+  return task_size(s) / std::max<int64_t>(s.M, 1) * kBlock;
+}
+
 struct Tile {
   Buffer<double> columns;
 };
@@ -166,7 +172,7 @@ struct Tile {
 template <typename Real>
 void correlate_block(Coupled<Real>& state, int64_t m0, int64_t width) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Tile>(state.run, s.T, [&](int64_t t, Tile& tile) {
+  for_each_task<Tile>(state.run, s.T, block_size(s), [&](int64_t t, Tile& tile) {
     double *q = state.q.get() + t * s.C * kBlock, *G = state.G.get() + t * kBlock * kBlock;
     std::fill_n(q, s.C * kBlock, 0.0);
     std::fill_n(G, kBlock * kBlock, 0.0);
@@ -188,7 +194,7 @@ void correlate_block(Coupled<Real>& state, int64_t m0, int64_t width) {
 template <typename Real>
 void follow_block(Coupled<Real>& state, int64_t m0, int64_t width, const double* before) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Tile>(state.run, s.T, [&](int64_t t, Tile& tile) {
+  for_each_task<Tile>(state.run, s.T, block_size(s), [&](int64_t t, Tile& tile) {
     if (!state.present.get()[t]) return;
     const int64_t n = task_input(s, t).n;
     double* A = tile.columns.reserve(n * kBlock);
@@ -327,8 +333,10 @@ void coupled_lambda_max(const HeadsReportArgs<Real>& a, ParallelFor run) {
   double largest = 0;
   for (int64_t m = 0; m < a.samples.M; ++m)
     largest = feature_dual_norm(state.column(state.g.get(), m), largest, false);
-  for (int64_t t = 0; t < a.samples.T; ++t)
-    if (state.status.get()[t] != kConverged) largest = std::numeric_limits<double>::quiet_NaN();
+  // A task that is not finite counts as an empty one; NaN where every task is.
+  bool any = a.samples.T == 0;
+  for (int64_t t = 0; t < a.samples.T; ++t) any |= state.status.get()[t] == kConverged;
+  if (!any) largest = std::numeric_limits<double>::quiet_NaN();
   a.value[0] = static_cast<Real>(largest);
 }
 

@@ -52,10 +52,11 @@ void start_system(const HeadsBackwardArgs<Real>& a, CoupledSystem<Real>& sys) {
   for (int64_t t = 0; t < s.T; ++t) {
     if (!sys.state.present.get()[t]) continue;
     for (int64_t m = 0; m < s.M; ++m) {
-      // A group that is zero inside a live feature moves unless its own level holds it there.
+      // What is zero moves unless its own level, or that of its group or feature, holds it there.
       const bool held = a.penalty.nonneg || at(a.penalty.l1, t, m) > 0;
-      const bool row = sys.norm.get()[t * s.M + m] > 0 ||
-                       (at(a.penalty.group, t, m) == 0 && sys.theta.get()[m] > 0);
+      const bool feature = sys.theta.get()[m] > 0 || at(a.penalty.shared, 0, m) == 0;
+      const bool row =
+          sys.norm.get()[t * s.M + m] > 0 || (at(a.penalty.group, t, m) == 0 && feature);
       for (int64_t c = 0; c < s.C; ++c) {
         const int64_t i = (t * s.C + c) * s.M + m;
         sys.live.get()[i] = sys.state.W.get()[i] != 0 || (row && !held);
@@ -88,7 +89,7 @@ void add_task_curvature(const CoupledSystem<Real>& sys, int64_t t, const double*
 template <typename Real>
 void apply_coupled(CoupledSystem<Real>& sys) {
   const SamplesArgs<Real>& s = sys.state.samples;
-  for_each_task<Task<double>>(sys.state.run, s.T, [&](int64_t t, Task<double>& task) {
+  for_each_task<Task<double>>(sys.state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
     if (!sys.state.present.get()[t]) return;
     load_task(task_input(s, t), task);
     const int64_t offset = t * sys.state.wide_task();
@@ -119,7 +120,7 @@ void apply_coupled(CoupledSystem<Real>& sys) {
 template <typename Real>
 void load_diagonal(CoupledSystem<Real>& sys) {
   const SamplesArgs<Real>& s = sys.state.samples;
-  for_each_task<Task<double>>(sys.state.run, s.T, [&](int64_t t, Task<double>& task) {
+  for_each_task<Task<double>>(sys.state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
     if (!sys.state.present.get()[t]) return;
     load_task(task_input(s, t), task);
     for (int64_t m = 0; m < s.M; ++m) {

@@ -1,9 +1,6 @@
 // Head solves over a batch of tasks: a worker owns a task from start to finish and takes the next.
 #pragma once
 
-#include <atomic>
-#include <memory>
-
 #include "../core/heads_backward.h"
 #include "parallel.h"
 
@@ -28,14 +25,11 @@ int64_t row_of(const SamplesArgs<Real>& s, int64_t t) {
   return s.offsets ? s.offsets[t] : t * s.n;
 }
 
-// Runs body(t, work) for every task. Tasks differ in cost, so workers take them one by one.
-template <typename Work, typename F>
-void for_each_task(ParallelFor run, int64_t T, F body) {
-  std::atomic<int64_t> next{0};
-  parallel_for(run, T, 1, [&](int64_t, int64_t) {
-    Work work;
-    for (int64_t t = next++; t < T; t = next++) body(t, work);
-  });
+// Elements that one task's samples touch, on average.
+template <typename Real>
+int64_t task_size(const SamplesArgs<Real>& s) {
+  const int64_t n = s.offsets ? s.offsets[s.T] / std::max<int64_t>(s.T, 1) + 1 : s.n;
+  return n * s.M * s.C;
 }
 
 // The Gram matrix of a design that all tasks share, where they weigh its samples alike.
@@ -57,7 +51,7 @@ template <typename Real>
 void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   const SamplesArgs<Real>& s = a.samples;
   const SharedGram<Real> gram(s);
-  for_each_task<HeadWork<Real>>(run, s.T, [&](int64_t t, HeadWork<Real>& work) {
+  for_each_task<HeadWork<Real>>(run, s.T, task_size(s), [&](int64_t t, HeadWork<Real>& work) {
     const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t, a.n_iter + t,
                                a.status + t};
     fit_head(task_input(s, t), a.penalty, t, a.init ? a.init + t * s.M * s.C : nullptr, a.tol,
@@ -123,17 +117,19 @@ void for_each_gradient(const HeadsBackwardArgs<Real>& a, ParallelFor run, F body
   using Work = HeadBackwardWork<Real>;
   const int64_t T = a.samples.T;
   if (!a.samples.one_design) {
-    for_each_task<Work>(run, T, [&](int64_t t, Work& work) { body(t, head_gradient(a, t), work); });
+    for_each_task<Work>(run, T, task_size(a.samples),
+                        [&](int64_t t, Work& work) { body(t, head_gradient(a, t), work); });
     return;
   }
   const SharedGradient<Real> shared(a);
-  for_each_task<Work>(run, kPartialSums, [&](int64_t part, Work& work) {
-    for (int64_t t = part; t < T; t += kPartialSums) {
-      HeadGradient<Real> out = head_gradient(a, t);
-      shared.point(part, out);
-      body(t, out, work);
-    }
-  });
+  for_each_task<Work>(run, kPartialSums, T / kPartialSums * task_size(a.samples),
+                      [&](int64_t part, Work& work) {
+                        for (int64_t t = part; t < T; t += kPartialSums) {
+                          HeadGradient<Real> out = head_gradient(a, t);
+                          shared.point(part, out);
+                          body(t, out, work);
+                        }
+                      });
   shared.total(shared.z, shared.z_size, a.grad_z);
   shared.total(shared.weight, shared.weight_size, a.grad_sample_weight);
 }
@@ -155,7 +151,7 @@ void lambda_max(const HeadsReportArgs<Real>& a, ParallelFor run) {
     Buffer<double> g;
   };
   const SamplesArgs<Real>& s = a.samples;
-  for_each_task<Work>(run, s.T, [&](int64_t t, Work& work) {
+  for_each_task<Work>(run, s.T, task_size(s), [&](int64_t t, Work& work) {
     Task<Real>& task = work.task;
     a.value[t] = std::numeric_limits<Real>::quiet_NaN();
     if (!load_task(task_input(s, t), task) || !load_penalty(a.penalty, t, task)) return;
@@ -177,7 +173,7 @@ void duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
     Buffer<double> R, g;
   };
   const SamplesArgs<Real>& s = a.samples;
-  for_each_task<Work>(run, s.T, [&](int64_t t, Work& work) {
+  for_each_task<Work>(run, s.T, task_size(s), [&](int64_t t, Work& work) {
     Task<Real>& task = work.task;
     const Real* weight = a.weight + t * s.M * s.C;
     a.value[t] = std::numeric_limits<Real>::quiet_NaN();

@@ -10,8 +10,7 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kSlab = 64;                 // features whose scalars are kept together
-constexpr int64_t kParallelElements = 16384;  // below this a second thread costs more than it saves
+constexpr int64_t kSlab = 64;  // features whose scalars are kept together
 
 template <typename Args, typename Real>
 Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
@@ -108,9 +107,11 @@ void prox_slab(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* scratch
   }
 }
 
+// Slabs of features; `size` is the number of elements of the whole array.
 template <typename F>
-void for_each_slab(ParallelFor run, int64_t M, F body) {
-  parallel_for(run, (M + kSlab - 1) / kSlab, 1, [&](int64_t begin, int64_t end) {
+void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body) {
+  const int64_t slabs = (M + kSlab - 1) / kSlab;
+  parallel_for(run, slabs, size < kParallelElements ? slabs : 1, [&](int64_t begin, int64_t end) {
     for (int64_t slab = begin; slab < end; ++slab)
       body(slab * kSlab, std::min(kSlab, M - slab * kSlab));
   });
@@ -119,7 +120,7 @@ void for_each_slab(ParallelFor run, int64_t M, F body) {
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
   if (present(a.penalty.shared)) {
-    for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+    for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
       Buffer<Real> scratch(a.C);
       prox_slab(a, m0, width, scratch.get());
     });
@@ -133,10 +134,10 @@ void prox(const ProxArgs<Real>& a, ParallelFor run) {
 }
 
 template <typename Real>
-SolvedGroup<Real> solved_at(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m, double kappa) {
-  const Real* x = a.x + (t * a.M + m) * a.C;
-  return {group_at(a, static_cast<const Real*>(nullptr), t, m), x,
-          std::sqrt(sum_of_squares(x, a.C)), kappa};
+SolvedGroup<Real> solved_at(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m, double kappa,
+                            bool feature_live) {
+  return solved_group(group_at(a, static_cast<const Real*>(nullptr), t, m),
+                      a.x + (t * a.M + m) * a.C, kappa, feature_live);
 }
 
 // Every gradient of one group from y = A^-1 grad; returns <x, y>.
@@ -154,14 +155,14 @@ double write_group_gradients(const ProxBackwardArgs<Real>& a, int64_t t, int64_t
   }
   if (a.grad_l1) a.grad_l1[index] = static_cast<Real>(-a.penalty.l1.scale * sign_y);
   if (a.grad_group)
-    a.grad_group[index] = static_cast<Real>(s.norm > 0 ? -a.penalty.group.scale * x_y / s.norm : 0);
+    a.grad_group[index] = static_cast<Real>(-a.penalty.group.scale * x_y * s.inverse_norm);
   if (a.grad_ridge) a.grad_ridge[index] = static_cast<Real>(-a.penalty.ridge.scale * x_y);
   return x_y;
 }
 
 template <typename Real>
 void prox_backward_group(const ProxBackwardArgs<Real>& a, int64_t t, int64_t m, Real* y) {
-  const SolvedGroup<Real> s = solved_at(a, t, m, 0.0);
+  const SolvedGroup<Real> s = solved_at(a, t, m, 0.0, true);
   solve_group_backward(s, a.grad + (t * a.M + m) * a.C, 0.0, y);
   write_group_gradients(a, t, m, s, y);
 }
@@ -183,12 +184,13 @@ void prox_backward_slab(const ProxBackwardArgs<Real>& a, int64_t m0, int64_t wid
   over_groups([&](int64_t t, int64_t k, int64_t offset) {
     if (kappa[k] == 0) return;
     const FeatureSums sums =
-        feature_sums(solved_at(a, t, m0 + k, kappa[k]), a.grad + offset, theta[k]);
+        feature_sums(solved_at(a, t, m0 + k, kappa[k], true), a.grad + offset, theta[k]);
     projection[k] += sums.projection;
     denominator[k] += sums.denominator;
   });
   over_groups([&](int64_t t, int64_t k, int64_t offset) {
-    const SolvedGroup<Real> s = solved_at(a, t, m0 + k, kappa[k]);
+    const bool feature_live = theta[k] > 0 || at(a.penalty.shared, 0, m0 + k) == Real(0);
+    const SolvedGroup<Real> s = solved_at(a, t, m0 + k, kappa[k], feature_live);
     const double lift =
         denominator[k] > 0 ? kappa[k] * projection[k] / (denominator[k] * theta[k]) : 0.0;
     solve_group_backward(s, a.grad + offset, lift, y);
@@ -203,7 +205,7 @@ void prox_backward_slab(const ProxBackwardArgs<Real>& a, int64_t m0, int64_t wid
 template <typename Real>
 void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
   if (present(a.penalty.shared)) {
-    for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+    for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
       Buffer<Real> y(a.C);
       prox_backward_slab(a, m0, width, y.get());
     });

@@ -25,7 +25,7 @@ template <typename Real>
 void penalty_value(const PenaltyValueArgs<Real>& a, ParallelFor run) {
   const int64_t slabs = (a.M + kSlab - 1) / kSlab;
   Buffer<double> partial(slabs + 1);
-  for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
     double sum = 0, shared[kSlab] = {};
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t k = 0; k < width; ++k) {
@@ -67,7 +67,7 @@ void penalty_value_backward_group(const PenaltyValueArgs<Real>& a, int64_t t, in
 
 template <typename Real>
 void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
-  for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
     double norms[kSlab] = {};
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t k = 0; k < width; ++k)
@@ -88,7 +88,7 @@ void feature_usage(const FeatureUsageArgs<Real>& a, ParallelFor run) {
     const Real* w = a.w + (t * a.M + m) * a.C;
     return std::any_of(w, w + a.C, [](Real x) { return x != 0; });
   };
-  for_each_slab(run, a.M, [&](int64_t m0, int64_t width) {
+  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
     double magnitude[kSlab] = {};
     int64_t tasks[kSlab] = {};
     for (int64_t t = 0; t < a.T; ++t)

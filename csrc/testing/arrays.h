@@ -59,12 +59,13 @@ PenaltyArgs<Real> penalty(const py::dict& levels) {
           levels.contains("nonneg")};
 }
 
-inline int64_t threads = 1;
+inline int64_t threads = 1, threads_started = 0;
 
-// Splits the range whatever the grain, so that small problems can race too.
+// Splits the range whatever the grain, so that there are threads to race.
 inline void run(int64_t count, int64_t, Body body, void* context) {
-  if (threads == 1) return body(0, count, context);
   const int64_t pieces = std::min(threads, count);
+  if (pieces == 1) return body(0, count, context);
+  threads_started += pieces;
   std::vector<std::thread> workers;
   for (int64_t k = 0; k < pieces; ++k)
     workers.emplace_back(body, count * k / pieces, count * (k + 1) / pieces, context);

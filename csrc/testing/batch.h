@@ -103,12 +103,12 @@ Array<Real> linf_prox(const Array<Real>& v, const py::dict& strengths, const May
 }
 
 template <typename Real>
-py::dict linf_prox_backward(const Array<Real>& grad, const Array<Real>& v,
+py::dict linf_prox_backward(const Array<Real>& grad, const Array<Real>& x, const Array<Real>& v,
                             const py::dict& strengths, const Maybe<Real>& metric) {
   LinfArgs<Real> args = linf_args(v, strengths, metric);
   Array<Real> grad_v = make<Real>({args.T, args.M, args.C}),
               d = make<Real>({args.T, args.M, args.C}), strength = make<Real>({args.T, args.M});
-  args.grad = grad.data(), args.grad_v = grad_v.mutable_data();
+  args.grad = grad.data(), args.solution = x.data(), args.grad_v = grad_v.mutable_data();
   args.grad_strength = strength.mutable_data(), args.grad_metric = d.mutable_data();
   table<Real>().linf_prox_backward(args, run);
   py::dict grads;

@@ -33,7 +33,7 @@ void bind_pieces(py::module_& m) {
       .def(py::init<const Doubles&, const Doubles&, const py::dict&, const Doubles&>())
       .def("descend", &Solve::descend_once)
       .def("newton", &Solve::newton)
-      .def("gap", &Solve::gap)
+      .def("relative_gap", &Solve::relative_gap)
       .def("features", &Solve::features)
       .def("weights", &Solve::weights)
       .def("correlations", &Solve::correlations);
@@ -50,7 +50,7 @@ void bind_batch(py::module_& m) {
   m.def("radial_prox", radial_prox<Real>, v, "strengths"_a, "kind"_a);
   m.def("radial_prox_backward", radial_prox_backward<Real>, grad, "v"_a, "strengths"_a, "kind"_a);
   m.def("linf_prox", linf_prox<Real>, v, "strengths"_a, metric);
-  m.def("linf_prox_backward", linf_prox_backward<Real>, grad, "v"_a, "strengths"_a, metric);
+  m.def("linf_prox_backward", linf_prox_backward<Real>, grad, "x"_a, "v"_a, "strengths"_a, metric);
   m.def("penalty_value", penalty_value<Real>, v, "penalty"_a);
   m.def("penalty_value_backward", penalty_value_backward<Real>, "grad"_a, v, "penalty"_a);
   m.def("feature_usage", feature_usage<Real>, v);
@@ -73,6 +73,7 @@ PYBIND11_MODULE(sparsedis_core, m) {
   bind_batch<float>(m);
   bind_batch<double>(m);
   m.def("set_threads", [](int64_t count) { threads = count; });
+  m.def("threads_started", [] { return threads_started; });
   m.def("overrun", overrun);
   m.def("race", race);
   m.def("overflow", overflow);

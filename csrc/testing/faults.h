@@ -14,16 +14,16 @@ inline void overrun() {
   table<double>().prox({1, 8, 1, v.data(), nullptr, {}, x.mutable_data()}, run);
 }
 
-// Two threads are given the same range, so both write every entry.
+// Two threads are given the same range, so both write every entry. Large enough to be shared out.
 inline void race() {
-  const Array<double> v = make<double>({50, 33, 2});
-  Array<double> x = make<double>({50, 33, 2});
+  const Array<double> v = make<double>({50, 330, 2});
+  Array<double> x = make<double>({50, 330, 2});
   const ParallelFor twice = [](int64_t count, int64_t, Body body, void* context) {
     std::thread other(body, 0, count, context);
     body(0, count, context);
     other.join();
   };
-  table<double>().prox({50, 33, 2, v.data(), nullptr, {}, x.mutable_data()}, twice);
+  table<double>().prox({50, 330, 2, v.data(), nullptr, {}, x.mutable_data()}, twice);
 }
 
 // T * M does not fit its type.

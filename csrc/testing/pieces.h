@@ -18,7 +18,7 @@ using Doubles = Array<double>;
 inline void pad(const Doubles& from, int64_t ld, double* to) {
   const int64_t rows = from.shape(0), columns = from.shape(1);
   std::fill_n(to, rows * ld, 0.0);
-  for (int64_t i = 0; i < rows; ++i) std::copy_n(from.data(i, 0), columns, to + i * ld);
+  for (int64_t i = 0; i < rows; ++i) std::copy_n(from.data() + i * columns, columns, to + i * ld);
 }
 
 inline Doubles unpad(const double* from, int64_t ld, int64_t rows, int64_t columns) {
@@ -181,7 +181,7 @@ struct Solve {
     return newton_step(work.set, work.newton, NewtonRule{direct, gap});
   }
 
-  double gap() const { return restricted_gap(work.set); }
+  double relative_gap() const { return restricted_gap(work.set) / (0.5 * task.target2); }
 
   Array<int64_t> features() const { return Array<int64_t>(work.set.size, work.set.index.get()); }
   Doubles weights() const { return rows(work.set.W); }

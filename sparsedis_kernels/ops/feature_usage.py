@@ -99,4 +99,6 @@ def feature_usage(weight: Tensor, *, backend: str | None = None) -> FeatureUsage
     p = magnitude / torch.where(total > 0, total, torch.ones_like(total))
     used = (tasks > 0).sum()
     shared = (tasks > 1).sum() / used.clamp(min=1)
-    return FeatureUsage(p, torch.special.entr(p).sum(), tasks, features, shared.to(p.dtype))
+    # The logarithm's slope at 0 is infinite: an unused feature takes no part in the gradient.
+    entropy = torch.special.entr(torch.where(magnitude > 0, p, 1.0)).sum()
+    return FeatureUsage(p, entropy, tasks, features, shared.to(p.dtype))

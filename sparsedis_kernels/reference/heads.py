@@ -136,7 +136,7 @@ def solve_heads(
 
 
 def rounded(w: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pass through the caller's precision, so that the gap is that of the weights he gets."""
+    """Pass through the caller's precision, so that the gap is that of the weights returned."""
     return w.to(dtype).double()
 
 
@@ -190,12 +190,12 @@ def fit_heads(
     weight, n_iter = solve_heads(
         problem, starting_point(problem, init, batch.bad), tol, max_iter, z.dtype
     )
-    final = rounded(weight, z.dtype)
+    final = rounded(weight, z.dtype).contiguous()
     gap = relative_gap(problem, final)
     bias = (batch.y_mean - batch.z_mean @ final).squeeze(1)
     status = torch.where(batch.bad, 2, (gap > tol).int()).int()
     weight, bias, gap = (
         torch.where(per_task(batch.bad, x.dim()), torch.nan, x).to(z.dtype)
-        for x in (weight, bias, gap)
+        for x in (final, bias, gap)
     )
     return weight, bias, gap, n_iter, status

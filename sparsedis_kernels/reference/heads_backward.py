@@ -50,33 +50,34 @@ def conjugate_gradient(
     precondition: Callable[[Tensor], Tensor],
     rhs: Tensor,
     start: Tensor,
+    live: Tensor,
     coupled: bool,
 ) -> Tensor:
     """Solve apply(x) = rhs, every task by itself or, if coupled, all as one: (T, M, C).
 
-    A task stops at a relative residual of 1e-12, or when its residual has not improved for as
-    many iterations as it has unknowns, and keeps the best x it has seen.
+    A task stops at a relative residual of 1e-12, or when as many iterations as it has live
+    unknowns have not halved its residual, and keeps the best x it has seen.
     """
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum((0, 1, 2) if coupled else (1, 2), keepdim=True)
+    def total(a: Tensor) -> Tensor:
+        return a.sum((0, 1, 2) if coupled else (1, 2), keepdim=True)
 
     x, r = start, rhs - apply(start)
-    best, least = x, dot(r, r)
-    goal, idle = TOLERANCE**2 * dot(rhs, rhs), torch.zeros_like(least)
-    patience = rhs.numel() if coupled else rhs[:1].numel()
+    best, least = x, total(r * r)
+    goal, patience = TOLERANCE**2 * total(rhs * rhs), total(live.to(rhs.dtype))
+    mark, idle = least, torch.zeros_like(least)
     p = z = precondition(r)
-    rz = dot(r, z)
+    rz = total(r * z)
     while bool((active := (least > goal) & (idle <= patience)).any()):
         mp = apply(p)
-        curvature = dot(p, mp)
+        curvature = total(p * mp)
         length = torch.where(active & (curvature > 0), rz / curvature, 0)
         x, r = x + length * p, r - length * mp
-        z, size = precondition(r), dot(r, r)
-        better = active & (size < least)
+        z, size = precondition(r), total(r * r)
+        better, halved = active & (size < least), size < mark / 4
         best, least = torch.where(better, x, best), torch.where(better, size, least)
-        idle = torch.where(better, 0, idle + 1)
-        rz, before = dot(r, z), rz
+        mark, idle = torch.where(halved, size, mark), torch.where(halved, 0, idle + 1)
+        rz, before = total(r * z), rz
         p = z + torch.where(before > 0, rz / before, 0) * p
     return best
 
@@ -107,6 +108,7 @@ def solve_hessian(problem: HeadsProblem, w: Tensor, rhs: Tensor) -> Tensor:
         lambda r: solve_prox_hessian(r, w, diagonal, problem.levels, problem.nonneg),
         torch.where(live, rhs, 0),
         start,
+        live,
         problem.coupled,
     )
 

@@ -98,10 +98,11 @@ def weighted_mean(x: Tensor, p: Tensor) -> Tensor:
     """Mean over rows, (T, 1, K), taken around the heaviest row.
 
     A constant column then has exactly its own value as mean and is exactly 0 once centred;
-    rounding would leave noise there for an unpenalised weight to fit.
+    rounding would leave noise there for an unpenalised weight to fit. 0 where all weights are 0.
     """
     if x.shape[1] == 0:
         return x.new_zeros(x.shape[0], 1, x.shape[2])
     heaviest = p.argmax(1, keepdim=True).expand(-1, -1, x.shape[2])
     anchor = x.gather(1, heaviest)
-    return anchor + (p * (x - anchor)).sum(1, keepdim=True)
+    mean = anchor + (p * (x - anchor)).sum(1, keepdim=True)
+    return torch.where(p.amax(1, keepdim=True) > 0, mean, 0)

@@ -148,7 +148,7 @@ def lambda_max(
     """Smallest nu for which W = 0 solves the problem with (nu l1, nu group, nu shared): (T,).
 
     It is the dual norm of the gradient at W = 0 with the best intercept; shape (1,), over all
-    tasks, when there is a shared level (`scale[2]` is not 0). Infinite if an unpenalised feature
+    tasks, when there is a shared level, whatever its strength. Infinite if an unpenalised feature
     has a gradient, 0 for a task without rows, NaN for one that holds NaN or infinity.
     """
     layout = layout_of(z, y, offsets)
@@ -162,7 +162,7 @@ def lambda_max(
     pushed = g.clamp_min(0) if nonneg else g
     unbounded = (free & (pushed != 0)).flatten(1).any(1)  # (T,)
     nu = dual_norm(torch.where(free, 0, g), problem.levels, nonneg).amax((1, 2))
-    if scale[2] == 0:
+    if shared is None and scale[2] == 0:
         value = torch.where(unbounded, torch.inf, nu)
         return torch.where(batch.bad, torch.nan, value).to(z.dtype)
     value = torch.where(unbounded.any(), torch.inf, nu)

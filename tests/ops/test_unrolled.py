@@ -41,9 +41,9 @@ def test_converges_to_the_solution(
     penalty: sk.Penalty, fit_intercept: bool, sizes: tuple[int, int]
 ) -> None:
     z, y = samples(*sizes)
-    weight, bias = unrolled_heads(z, y, penalty, n_steps=500, fit_intercept=fit_intercept)
+    weight, bias = unrolled_heads(z, y, penalty, n_steps=1000, fit_intercept=fit_intercept)
     gap = sk.duality_gap(z, y, weight, penalty, fit_intercept=fit_intercept)
-    assert float(gap.max()) < 1e-4
+    assert float(gap.max()) < 1e-3
     fit = sk.fit_heads(z, y, penalty, fit_intercept=fit_intercept, tol=1e-12)
     centre = z.mean(1, keepdim=True) if fit_intercept else 0
     error = ((z - centre) @ (weight - fit.weight)).norm() / ((z - centre) @ fit.weight).norm()

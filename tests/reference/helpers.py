@@ -129,7 +129,9 @@ class Heads:
         return reference.fit_heads(*self.problem(), init, tol, max_iter)
 
     def lambda_max(self) -> Tensor:
-        data = (self.z, self.y, self.offsets, self.sample_weight, *self.strengths[:3])
+        l1, group, shared = self.strengths[:3]
+        shared = shared if self.scale[2] else None
+        data = (self.z, self.y, self.offsets, self.sample_weight, l1, group, shared)
         return reference.lambda_max(*data, self.scale, self.fit_intercept, self.nonneg)
 
     def gap(self, weight: Tensor) -> Tensor:

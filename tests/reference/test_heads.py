@@ -16,7 +16,7 @@ scales = pytest.mark.parametrize("scale", ALL_SCALES, ids=scale_id)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["bias", "no-bias"])
 weights = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 signs = pytest.mark.parametrize("nonneg", [False, True], ids=["signed", "nonneg"])
-TIGHT = {"tol": 1e-16, "max_iter": 100_000}
+TIGHT = {"tol": 1e-13, "max_iter": 100_000}
 
 
 def assert_close(actual: Tensor, expected: object, atol: float) -> None:
@@ -44,7 +44,7 @@ def test_lasso_is_that_of_scikit_learn(fit_intercept: bool, weighted: bool, nonn
 @intercepts
 def test_elastic_net_is_that_of_scikit_learn(fit_intercept: bool) -> None:
     case = heads_case([1, 0, 0, 2], (2, 15, 30, 1), 0.05, fit_intercept=fit_intercept)
-    weight, bias, _, _, _ = case.fit(tol=1e-14)
+    weight, bias, _, _, _ = case.fit(tol=1e-15)
     alpha, ridge = case.scale[0], case.scale[3]
     for t in range(2):
         model = ElasticNet(
@@ -94,7 +94,8 @@ def test_lasso_is_that_of_celer() -> None:
     assert_close(bias[0], model.intercept_, 1e-6)
 
 
-@pytest.mark.parametrize("peer", ["celer", "skglm"])
+# skglm compiles for ten seconds before it solves.
+@pytest.mark.parametrize("peer", ["celer", pytest.param("skglm", marks=pytest.mark.slow)])
 def test_weighted_groups_are_those_of_group_lasso_solvers(peer: str) -> None:
     """With the outputs stacked into one target, a row of the weights is one of its groups."""
     T, n, M, C = 1, 30, 40, 3
@@ -163,11 +164,8 @@ def test_objective_is_that_of_a_cone_solver(
 
 @scales
 @signs
-@intercepts
-def test_converges_for_every_combination(
-    scale: list[float], nonneg: bool, fit_intercept: bool
-) -> None:
-    case = heads_case(scale, nonneg=nonneg, fit_intercept=fit_intercept, tensors=True)
+def test_converges_for_every_combination(scale: list[float], nonneg: bool) -> None:
+    case = heads_case(scale, nonneg=nonneg, tensors=True)
     weight, bias, gap, n_iter, status = case.fit(tol=1e-10)
     assert status.tolist() == [0] * 3
     assert float(gap.max()) <= 1e-10
@@ -177,7 +175,13 @@ def test_converges_for_every_combination(
     assert n_iter.dtype == status.dtype == torch.int32
     # The intercept leaves no weighted mean residual.
     mean = (case.z @ weight + bias[:, None] - case.y).mean(1)
-    assert float(mean.abs().max()) < 1e-13 if fit_intercept else torch.equal(bias, 0 * bias)
+    assert float(mean.abs().max()) < 1e-13
+
+
+def test_no_intercept_has_no_bias() -> None:
+    case = heads_case([1, 1, 0, 0], fit_intercept=False)
+    bias = case.fit(tol=1e-6)[1]
+    assert torch.equal(bias, torch.zeros(3, 2, dtype=torch.float64))
 
 
 def as_ragged(case: Heads, counts: list[int]) -> Heads:
@@ -335,13 +339,13 @@ def test_target_without_variation(scale: list[float]) -> None:
     assert gap[1] == 0 or scale[2]
 
 
-def test_constant_feature_gets_no_weight() -> None:
-    """Centred with rounding it would be noise of 1e-17 that an unpenalised weight blows up."""
-    case = heads_case([0, 0, 0, 0], (2, 30, 6, 2))
-    case.z[0, :, 2] = 0.1
+def test_constant_features_get_no_weight() -> None:
+    """Centred with rounding they would be noise of 1e-17 that an unpenalised weight blows up."""
+    case = heads_case([0, 0, 0, 0], (2, 30, 8, 2), weighted=True)
+    case.z[0, :, 2:] = torch.tensor([0.1, 1.7, -3.3, 1e-8, 12345.678, 1e9], dtype=torch.float64)
     weight, _, _, _, _ = case.fit()
-    assert torch.equal(weight[0, 2], torch.zeros(2, dtype=torch.float64))
-    assert bool((weight[1, 2] != 0).all())
+    assert torch.equal(weight[0, 2:], torch.zeros(6, 2, dtype=torch.float64))
+    assert bool((weight[1, 2:] != 0).all())
 
 
 @pytest.mark.parametrize("n", [12, 40])
@@ -399,6 +403,17 @@ def test_float32_follows_float64(scale: list[float]) -> None:
     size = float(exact[0].abs().max())
     assert_close(weight.double(), exact[0], 1e-5 * size)
     assert torch.equal(weight == 0, exact[0] == 0)
+
+
+def test_float32_gap_is_that_of_the_rounded_weights() -> None:
+    case = heads_case([1, 1, 0, 0], tensors=True)
+    strengths = [s.float() for s in case.strengths]
+    single = Heads(case.z.float(), case.y.float(), strengths, case.scale)
+    weight, _, gap, _, status = single.fit(tol=1e-12, max_iter=400)
+    assert torch.equal(gap, single.gap(weight))
+    # Rounding moves the dual point by 1e-7, which no tolerance below certifies away.
+    assert status.tolist() == [1, 1, 1]
+    assert 1e-12 < float(gap.min()) <= float(gap.max()) < 1e-6
 
 
 @scales

@@ -70,34 +70,31 @@ def test_conjugate_is_the_supremum(scale: list[float], nonneg: bool) -> None:
 
 @scales
 @signs
-@intercepts
 @pytest.mark.parametrize("mixed", [False, True], ids=["even", "mixed-ridge"])
-def test_gap_bounds_the_suboptimality(
-    scale: list[float], nonneg: bool, fit_intercept: bool, mixed: bool
-) -> None:
+def test_gap_bounds_the_suboptimality(scale: list[float], nonneg: bool, mixed: bool) -> None:
     torch.manual_seed(0)
-    case = heads_case(scale, (3, 15, 8, 2), 0.1, True, True, nonneg, fit_intercept)
+    case = heads_case(scale, (2, 15, 6, 2), 0.1, True, True, nonneg)
     case = with_mixed_ridge(case) if mixed else case
-    best, best_bias, gap, _, status = case.fit(tol=1e-13)
-    assert status.tolist() == [0, 0, 0]
+    best, best_bias, _, _, status = case.fit(tol=1e-10)
+    assert status.tolist() == [0, 0]
     optimum = case.objective(best, best_bias)
     p = case.sample_weight / case.sample_weight.sum(1, keepdim=True)
     y_mean = (p[..., None] * case.y).sum(1)
     zero = torch.zeros_like(best)
-    start = case.objective(zero, y_mean if fit_intercept else torch.zeros_like(y_mean))
+    start = case.objective(zero, y_mean)
     coupled = scale[2] != 0
     for size in (0.0, 1e-5, 1e-2, 1.0):
         w = best + size * torch.randn_like(best)
         w = w.relu() if nonneg else w
         b = y_mean - torch.einsum("tn,tnm,tmc->tc", p, case.z, w)
-        excess = case.objective(w, b if fit_intercept else 0 * b) - optimum
+        excess = case.objective(w, b) - optimum
         gap = case.gap(w)
         assert bool((gap >= 0).all())
         if coupled:
             assert bool((gap == gap[0]).all())
         # Per task the starting objectives weigh the gaps.
         total = gap[0] * start if coupled else (gap * task_starts(case)).sum()
-        assert float(total) >= float(excess) - 1e-13 * float(start)
+        assert float(total) >= float(excess) - 1e-14 * float(start)
 
 
 def task_starts(case: Heads) -> Tensor:

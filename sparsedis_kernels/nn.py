@@ -1,0 +1,130 @@
+"""Modules that a training loop composes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sparsedis_kernels.ops import HeadsFit, duality_gap, fit_heads, lambda_max
+from sparsedis_kernels.ops.unrolled import unrolled_heads
+from sparsedis_kernels.penalty import LEVELS, Penalty
+
+__all__ = ["Hypergradient", "SparseHeads"]
+
+Hypergradient = Literal["implicit", "detached", "unrolled"]
+
+
+class SparseHeads(nn.Module):
+    r"""The inner problem of a bilevel model: sparse linear heads fitted to support features.
+
+    What reaches the features from a loss on the query depends on `hypergradient`:
+
+    - ``"implicit"``: the gradient of the solution, by implicit differentiation (`fit_heads`).
+    - ``"detached"``: weights and biases count as constants; only the query features' own gradient
+      remains (first order, as in alternating minimisation).
+    - ``"unrolled"``: the gradient of an iterate after `unrolled_steps` steps (`unrolled_heads`),
+      which is also what is returned; its gap says how far from the solution it is.
+
+    Args:
+        penalty: the regulariser.
+        loss: ``"squared"``. Default ``"squared"``.
+        relative: read `l1`, `group` and `shared` as fractions of each task's `lambda_max` (of all
+            tasks together with `shared`), taken for strength 1 on every level that `penalty` has:
+            from 1 on, all weights are zero. The gradient stops at `lambda_max`. `ridge` stays
+            absolute. Default False.
+        hypergradient: see above. Default ``"implicit"``.
+        fit_intercept: fit an unpenalised bias per output. Default True.
+        tol: relative duality gap at which a task counts as solved. Default 1e-4.
+        unrolled_steps: number of steps of ``"unrolled"``. Default 100.
+
+    Raises:
+        ValueError: unknown `hypergradient` or `loss`.
+    """
+
+    def __init__(
+        self,
+        penalty: Penalty,
+        *,
+        loss: str = "squared",
+        relative: bool = False,
+        hypergradient: Hypergradient = "implicit",
+        fit_intercept: bool = True,
+        tol: float = 1e-4,
+        unrolled_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        there = get_args(Hypergradient)
+        if hypergradient not in there:
+            raise ValueError(f"SparseHeads: hypergradient={hypergradient!r}, there is {there}")
+        if loss != "squared":
+            raise ValueError(f"SparseHeads: loss={loss!r}, there is 'squared'")
+        self.penalty = penalty
+        self.loss = loss
+        self.relative = relative
+        self.hypergradient = hypergradient
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.unrolled_steps = unrolled_steps
+
+    def forward(self, z: Tensor, y: Tensor) -> HeadsFit:
+        """Fit the heads of T tasks.
+
+        Args:
+            z: support features (T, n, M), floating. Other layouts of `fit_heads`: (n, M).
+            y: support targets (T, n, C), floating; one-hot for classification.
+
+        Returns:
+            HeadsFit with weight (T, M, C), bias (T, C) and, per task, gap, n_iter and converged.
+
+        Raises:
+            ValueError, TypeError: as `fit_heads`; ``"unrolled"`` takes (T, n, M) only.
+        """
+        penalty = self._penalty_of(z, y)
+        if self.hypergradient == "unrolled":
+            return self._unroll(z, y, penalty)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.hypergradient == "implicit"):
+            return fit_heads(
+                z, y, penalty, loss=self.loss, fit_intercept=self.fit_intercept, tol=self.tol
+            )
+
+    def predict(self, fit: HeadsFit, z: Tensor) -> Tensor:
+        """The heads' outputs Z W + b.
+
+        Args:
+            fit: what `forward` returned.
+            z: features (T, n, M), or (n, M) for all tasks.
+
+        Returns:
+            (T, n, C).
+        """
+        return z @ fit.weight + fit.bias[:, None]
+
+    def extra_repr(self) -> str:
+        """The settings, for `print`."""
+        return (
+            f"{self.penalty}, loss={self.loss!r}, relative={self.relative}, "
+            f"hypergradient={self.hypergradient!r}"
+        )
+
+    def _penalty_of(self, z: Tensor, y: Tensor) -> Penalty:
+        if not self.relative:
+            return self.penalty
+        ones: dict[str, Any] = {level: _presence(self.penalty, level) for level in LEVELS[:3]}
+        unit = replace(self.penalty, **ones)
+        return self.penalty.scaled(lambda_max(z, y, unit, fit_intercept=self.fit_intercept))
+
+    def _unroll(self, z: Tensor, y: Tensor, penalty: Penalty) -> HeadsFit:
+        weight, bias = unrolled_heads(
+            z, y, penalty, n_steps=self.unrolled_steps, fit_intercept=self.fit_intercept
+        )
+        gap = duality_gap(z, y, weight, penalty, fit_intercept=self.fit_intercept)
+        n_iter = torch.full_like(gap, self.unrolled_steps, dtype=torch.int32)
+        return HeadsFit(weight, bias, gap, n_iter, gap <= self.tol)
+
+
+def _presence(penalty: Penalty, level: str) -> float:
+    value = getattr(penalty, level)
+    return 1.0 if isinstance(value, Tensor) or value > 0 else 0.0

@@ -1,0 +1,224 @@
+"""Stochastic optimisers that end each step with the exact prox of a `Penalty`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from sparsedis_kernels.ops import prox_
+from sparsedis_kernels.penalty import Penalty
+
+__all__ = ["ProxAdamW", "ProxSGD"]
+
+# A penalty is part of a group's options, so that torch.load(weights_only=True) meets it.
+torch.serialization.add_safe_globals([Penalty])
+
+
+class _Proximal(Optimizer):
+    """What both optimisers share: groups with a penalty, and the loop over groups."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its ``penalty`` (default: the optimiser's) needs weights with T, M axes.
+
+        Raises:
+            ValueError: the group has a penalty and a parameter is neither (T, M, C) nor (T, M).
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        shapes = [tuple(p.shape) for p in group["params"] if p.dim() not in (2, 3)]
+        if group["penalty"] is not None and shapes:
+            self.param_groups.pop()
+            raise ValueError(
+                f"{type(self).__name__}: params with a penalty must have shape (T, M, C) or "
+                f"(T, M), got {shapes[0]}; give other parameters a group with penalty=None"
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step on every parameter that has a gradient; the others keep their values.
+
+        Args:
+            closure: reevaluates the model and returns the loss. Default None.
+
+        Returns:
+            What the closure returned, else None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params, [p.grad for p in params])
+        return loss
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        raise NotImplementedError
+
+    def _buffers(self, params: list[Tensor], name: str) -> list[Tensor]:
+        """The state `name` of every parameter, zeros at first."""
+        for p in params:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return [self.state[p][name] for p in params]
+
+    def _count(self, params: list[Tensor]) -> list[int]:
+        """The number of this step of every parameter, from 1."""
+        for p in params:
+            self.state[p]["step"] = self.state[p].get("step", 0) + 1
+        return [self.state[p]["step"] for p in params]
+
+    def _check(self, **values: float) -> None:
+        for name, value in values.items():
+            if not value >= 0:
+                raise ValueError(f"{type(self).__name__}: {name} must be >= 0, got {value}")
+
+
+class ProxSGD(_Proximal):
+    r"""Proximal stochastic gradient descent, with momentum as in `torch.optim.SGD`.
+
+    .. math:: g \gets \nabla f(w) + decay\; w, \quad b \gets \mu b + g, \quad
+              w \gets \mathrm{prox}_{lr\, s_k \Omega}(w - lr\, b), \quad
+              s_k = 1 + \mu + \dots + \mu^{k-1}
+
+    at step k with momentum :math:`\mu`; Nesterov's momentum takes :math:`g + \mu b` for b and
+    :math:`s_{k+1}` for :math:`s_k`. The buffer sums that many gradients, so that the penalty counts
+    as often as the loss and the fixed points are stationary points of :math:`f + \Omega`; a prox
+    with step lr would weigh the penalty with :math:`1 - \mu`. Without momentum :math:`s_k = 1`: the
+    stochastic proximal gradient method (Parikh and Boyd, Proximal Algorithms, 2014). Without a
+    penalty it is `torch.optim.SGD`.
+
+    Args:
+        params: parameters or groups; each group may set its own options, `penalty` among them.
+        lr: step size >= 0.
+        momentum: factor of the momentum buffer, in [0, 1). Default 0.
+        nesterov: whether to use Nesterov's momentum. Default False.
+        weight_decay: strength of the l2 term added to the gradient, >= 0. Default 0.
+        penalty: the regulariser of weights (T, M, C), or (T, M) taken as (T, M, 1); None for a
+            plain step. Default None.
+
+    Raises:
+        ValueError: an option out of range, `nesterov` without momentum, or a parameter with a
+            penalty that is neither (T, M, C) nor (T, M).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        penalty: Penalty | None = None,
+    ) -> None:
+        self._check(lr=lr, weight_decay=weight_decay)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"ProxSGD: momentum must be in [0, 1), got {momentum}")
+        if nesterov and momentum == 0:
+            raise ValueError("ProxSGD: nesterov=True needs momentum > 0, got momentum=0")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "penalty": penalty,
+        }
+        super().__init__(params, defaults)
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        lr, momentum, nesterov = group["lr"], group["momentum"], group["nesterov"]
+        if group["weight_decay"] != 0:
+            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+        if momentum != 0:
+            buffers = self._buffers(params, "momentum_buffer")
+            torch._foreach_mul_(buffers, momentum)
+            torch._foreach_add_(buffers, grads)
+            following = torch._foreach_add(grads, buffers, alpha=momentum) if nesterov else buffers
+            grads = list(following)
+        torch._foreach_add_(params, grads, alpha=-lr)
+        for p, k in zip(params, self._count(params), strict=True):
+            if group["penalty"] is not None:
+                gradients = (1 - momentum ** (k + nesterov)) / (1 - momentum)
+                prox_(_weights(p), group["penalty"], lr * gradients)
+
+
+class ProxAdamW(_Proximal):
+    r"""AdamW with the prox in Adam's own metric.
+
+    .. math:: m \gets \beta_1 m + (1 - \beta_1) g, \quad s \gets \beta_2 s + (1 - \beta_2) g^2,
+              \quad d = \sqrt{s / (1 - \beta_2^k)} + \epsilon
+    .. math:: v = (1 - lr\; decay)\, w - lr\, \frac{m / (1 - \beta_1^k)}{d}, \quad
+              w \gets \arg\min_x \tfrac12 \sum_i d_i (x_i - v_i)^2 + lr\; \Omega(x)
+
+    at step k: AdamW (Loshchilov and Hutter, ICLR 2019) followed by the prox of its preconditioner
+    (Yun, Lozano and Yang, NeurIPS 2021). Weight i sees the threshold :math:`lr\; l_1 / d_i`, both
+    bias corrections included. Without decay its fixed points are stationary points of
+    :math:`f + \Omega`, which those of a prox in the identity metric are not.
+    A weight whose gradient has always been 0 has d = eps, so that any l1 or group penalty sets it
+    to 0. Without a penalty it is `torch.optim.AdamW`.
+
+    Args:
+        params: parameters or groups; each group may set its own options, `penalty` among them.
+        lr: step size >= 0. Default 1e-3.
+        betas: decay rates of the two moments, in [0, 1). Default (0.9, 0.999).
+        eps: added to the root of the second moment, > 0. Default 1e-8.
+        weight_decay: strength of the decoupled decay, >= 0. Default 1e-2.
+        penalty: the regulariser of weights (T, M, C), or (T, M) taken as (T, M, 1); None for a
+            plain step. Default None.
+
+    Raises:
+        ValueError: an option out of range, or a parameter with a penalty that is neither
+            (T, M, C) nor (T, M).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        penalty: Penalty | None = None,
+    ) -> None:
+        self._check(lr=lr, weight_decay=weight_decay)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"ProxAdamW: betas must be in [0, 1), got {betas}")
+        if not eps > 0:  # the metric of the prox must be positive
+            raise ValueError(f"ProxAdamW: eps must be > 0, got {eps}")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "penalty": penalty,
+        }
+        super().__init__(params, defaults)
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        first, second = (self._buffers(params, name) for name in ("exp_avg", "exp_avg_sq"))
+        steps = self._count(params)
+        if group["weight_decay"] != 0:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+        metrics = torch._foreach_sqrt(second)
+        torch._foreach_div_(metrics, [(1 - beta2**k) ** 0.5 for k in steps])
+        torch._foreach_add_(metrics, group["eps"])
+        torch._foreach_addcdiv_(params, first, metrics, [-lr / (1 - beta1**k) for k in steps])
+        if group["penalty"] is not None:
+            for p, metric in zip(params, metrics, strict=True):
+                prox_(_weights(p), group["penalty"], lr, metric=_weights(metric))
+
+
+def _weights(p: Tensor) -> Tensor:
+    """A view (T, M, C)."""
+    return p if p.dim() == 3 else p.unsqueeze(2)

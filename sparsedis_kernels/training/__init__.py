@@ -1,0 +1,1 @@
+"""Bilevel training: a backbone whose features are judged by sparse heads fitted to them."""

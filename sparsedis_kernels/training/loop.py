@@ -1,0 +1,169 @@
+"""The training loop, with checkpoints that resume bit for bit, and a comparison of heads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from sparsedis_kernels.data import TaskSource
+from sparsedis_kernels.data.extra import train_extra
+from sparsedis_kernels.nn import SparseHeads
+from sparsedis_kernels.training.backbone import Backbone
+from sparsedis_kernels.training.episodes import Episode, sample_episode
+from sparsedis_kernels.training.evaluate import Evaluation, evaluate, usage_numbers
+from sparsedis_kernels.training.recipe import Recipe
+from sparsedis_kernels.training.step import bilevel_step
+
+_STREAMS = ("train", "validation", "test", "held-out")
+_MODULES = ("backbone", "optimizer", "scheduler")
+_VALUES = ("history", "validation", "seconds")
+_VALIDATION_TASKS = 20
+_BATCH = 20  # tasks that go through the backbone at once, to bound memory
+
+
+class Run:
+    """One training, with all the state that a checkpoint must hold to go on bit for bit.
+
+    Attributes:
+        history: "loss" and "score" on the query and usage numbers, for each step.
+        validation: the mean score at each validation, always on the same tasks: new ones, but from
+            training images, since test images are not looked at before the evaluation.
+        seconds: time spent training, validations included.
+    """
+
+    def __init__(self, source: TaskSource, heads: SparseHeads, recipe: Recipe) -> None:
+        self.source, self.heads, self.recipe = source, heads, recipe
+        self.backbone = Backbone(source.input_shape, recipe.features, recipe.seed)
+        self.optimizer = AdamW(self.backbone.parameters(), lr=recipe.lr)
+        self.scheduler = CosineAnnealingLR(self.optimizer, recipe.steps)
+        self.generator = self._generator("train")
+        self.history: list[dict[str, float]] = []
+        self.validation: list[float] = []
+        self.seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or `patience` validations brought no better score."""
+        before = self.validation[: -self.recipe.patience]
+        stale = bool(before) and max(self.validation) <= max(before)
+        return stale or len(self.history) >= self.recipe.steps
+
+    def advance(self) -> bool:
+        """One training step, and a validation where one is due: whether it was."""
+        start, r = time.perf_counter(), self.recipe
+        episode = sample_episode(self.source, r.tasks, (r.support, r.query), self.generator)
+        outcome = bilevel_step(self.backbone, self.heads, episode, self.source.kind)
+        self.optimizer.zero_grad()
+        outcome.loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        query = {"loss": outcome.loss.item(), "score": outcome.score.mean().item()}
+        self.history.append(query | usage_numbers(outcome.fit.weight))
+        due = len(self.history) % r.check_every == 0 or len(self.history) == r.steps
+        if due:
+            score = self.evaluate("validation", _VALIDATION_TASKS).score
+            self.validation.append(score.mean().item())
+        self.seconds += time.perf_counter() - start
+        return due
+
+    def evaluate(self, stream: str, n_tasks: int) -> Evaluation:
+        """Evaluate on fresh "validation", "test" or "held-out" tasks, the same at every call."""
+        episodes = self._episodes(stream, n_tasks)
+        return evaluate(self.backbone, self.heads, episodes, self.source.kind)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; one that is there stays whole until the new one is."""
+        state = {name: getattr(self, name).state_dict() for name in _MODULES}
+        state |= {name: getattr(self, name) for name in _VALUES}
+        state |= {"generator": self.generator.get_state(), "settings": self._settings()}
+        torch.save(state, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go back to the state of a checkpoint.
+
+        Raises:
+            ValueError: it was written with other settings.
+        """
+        state = torch.load(path, weights_only=True)
+        for name, there in state["settings"].items():
+            if there != (here := self._settings()[name]):
+                raise ValueError(f"{path} was written with {name}={there}, not {here}")
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(state[name])
+        for name in _VALUES:
+            setattr(self, name, state[name])
+        self.generator.set_state(state["generator"])
+
+    def _settings(self) -> dict[str, Any]:
+        source = f"{self.source.name} with {self.source.n_outputs} outputs"
+        return {**asdict(self.recipe), "source": source, "heads": str(self.heads)}
+
+    def _generator(self, stream: str) -> torch.Generator:
+        seed = len(_STREAMS) * self.recipe.seed + _STREAMS.index(stream)
+        return torch.Generator().manual_seed(seed)
+
+    def _episodes(self, stream: str, n_tasks: int) -> Iterator[Episode]:
+        sizes, generator = (self.recipe.support, self.recipe.query), self._generator(stream)
+        split = "train" if stream == "validation" else "test"
+        options = {"split": split, "held_out": stream == "held-out"}
+        for first in range(0, n_tasks, _BATCH):
+            count = min(_BATCH, n_tasks - first)
+            yield sample_episode(self.source, count, sizes, generator, **options)
+
+
+def train(run: Run, checkpoint: Path, *, resume: bool = False, label: str = "train") -> None:
+    """Train to the end, with a progress bar on a terminal and a checkpoint at every validation.
+
+    With `resume` it starts from the checkpoint if it is there; the bar is named `label`.
+
+    Raises:
+        ValueError: the checkpoint was written with other settings.
+        ImportError: tqdm is not installed.
+    """
+    with train_extra("train"):
+        from tqdm import tqdm
+    if resume and checkpoint.exists():
+        run.load(checkpoint)
+    steps, done = run.recipe.steps, len(run.history)
+    with tqdm(total=steps, initial=done, desc=label, disable=None) as bar:
+        while not run.finished:
+            validated = run.advance()
+            bar.set_postfix({name: f"{value:.3g}" for name, value in run.history[-1].items()})
+            bar.update()
+            if validated:
+                run.save(checkpoint)
+
+
+class Arm(NamedTuple):
+    """A finished training, evaluated on fresh test tasks."""
+
+    run: Run
+    seen: Evaluation  # in the domains of training
+    held_out: Evaluation | None  # in the held-out domain, if there is one
+
+
+def compare(
+    source: TaskSource, recipe: Recipe, heads: Mapping[str, SparseHeads], out: Path, resume: bool
+) -> dict[str, Arm]:
+    """Train and evaluate an arm for each of `heads`: same initial weights, same tasks.
+
+    Checkpoints are ``<name>.pt`` in the folder `out`, which is made if it is not there; with
+    `resume` training goes on from those there are. Raises as `train` does.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    arms = {}
+    for name, inner in heads.items():
+        run = Run(source, inner, recipe)
+        train(run, out / f"{name}.pt", resume=resume, label=name)
+        n, shifted = recipe.test_tasks, source.held_out is not None
+        held_out = run.evaluate("held-out", n) if shifted else None
+        arms[name] = Arm(run, run.evaluate("test", n), held_out)
+    return arms

@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+import sparsedis_kernels as sk
+
+F64 = torch.float64
+
+
+def test_counts_shares_and_entropy_of_a_small_case(backend):
+    weight = torch.zeros(3, 4, 2, dtype=F64)
+    weight[0, 0] = torch.tensor([1.0, -2.0])
+    weight[0, 1, 0] = 3.0
+    weight[1, 0, 1] = -1.0
+    weight[2, 2, 0] = 1.0
+    usage = sk.feature_usage(weight, backend=backend)
+    assert usage.tasks_per_feature.tolist() == [2, 1, 1, 0]
+    assert usage.features_per_task.tolist() == [2, 1, 1]
+    torch.testing.assert_close(usage.p, torch.tensor([4.0, 3.0, 1.0, 0.0], dtype=F64) / 8)
+    entropy = -(0.5 * math.log(0.5) + 0.375 * math.log(0.375) + 0.125 * math.log(0.125))
+    assert float(usage.entropy) == pytest.approx(entropy, abs=1e-14)
+    assert float(usage.shared_share) == pytest.approx(1 / 3)
+
+
+def test_entropy_gradient_is_the_formula_and_zero_off_the_support(backend):
+    """dH/dW = -sign(W) (log p_m + H) / S, and 0 where W is 0, though log p is infinite there."""
+    weight = torch.randn(5, 6, 3, dtype=F64) * (torch.rand(5, 6, 1) < 0.6)
+    weight[:, 4] = 0
+    weight.requires_grad_()
+    usage = sk.feature_usage(weight, backend=backend)
+    (grad,) = torch.autograd.grad(usage.entropy, weight)
+    total = weight.detach().abs().sum()
+    p = weight.detach().abs().sum(dim=(0, 2)) / total
+    expected = -weight.detach().sign() * ((p.log() + usage.entropy.detach()) / total)[:, None]
+    torch.testing.assert_close(grad, torch.where(weight == 0, 0, expected))
+
+
+def test_entropy_is_homogeneous_and_extreme_at_equal_use(backend):
+    weight = torch.randn(4, 7, 2, dtype=F64)
+    a, b = (sk.feature_usage(s * weight, backend=backend).entropy for s in (1.0, 1e-6))
+    torch.testing.assert_close(a, b)
+    even = sk.feature_usage(torch.ones(4, 7, 2, dtype=F64), backend=backend)
+    assert float(even.entropy) == pytest.approx(math.log(7))
+    assert float(even.entropy) >= float(a)
+
+
+def test_no_weights_give_zeros(backend):
+    for weight in (torch.zeros(3, 4, 2), torch.zeros(0, 4, 2)):
+        weight.requires_grad_()
+        usage = sk.feature_usage(weight, backend=backend)
+        assert usage.p.tolist() == [0.0] * 4
+        assert float(usage.entropy) == 0
+        assert float(usage.shared_share) == 0
+        (grad,) = torch.autograd.grad(usage.entropy, weight)
+        assert (grad == 0).all()
+
+
+def test_threads_and_backends_agree_on_a_large_array():
+    weight = torch.randn(500, 130, 3) * (torch.rand(500, 130, 1) < 0.2)
+    alone = sk.feature_usage(weight)
+    torch.set_num_threads(2)
+    together = sk.feature_usage(weight)
+    reference = sk.feature_usage(weight, backend="reference")
+    for a, b, c in zip(alone, together, reference, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c)
+
+
+def test_errors_name_op_argument_and_values():
+    with pytest.raises(ValueError, match=r"feature_usage: weight has shape \(3, 4\)"):
+        sk.feature_usage(torch.randn(3, 4))
+    with pytest.raises(TypeError, match=r"feature_usage: weight has dtype torch.int64"):
+        sk.feature_usage(torch.ones(2, 2, 2, dtype=torch.int64))

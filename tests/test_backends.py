@@ -1,0 +1,168 @@
+"""Which implementation serves a call, and what is said where the one asked for cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sparsedis_kernels as sk
+from sparsedis_kernels import backends
+
+PACKAGE = Path(sk.__file__).parent
+
+# Which namespace of ops a call went through.
+TRACE = """
+import torch, sparsedis_kernels as sk
+with torch.profiler.profile() as profile:
+    sk.prox(torch.ones(1, 2, 3), sk.Penalty(l1=0.1))
+print(*sorted({e.name for e in profile.events() if e.name.endswith("::prox")}))
+"""
+
+FALLBACK = """
+import logging, torch
+logging.basicConfig(format="%(message)s")
+import sparsedis_kernels as sk
+from sparsedis_kernels import backends
+v = torch.arange(6.0).reshape(1, 2, 3)
+for _ in range(2):
+    x = sk.prox(v, sk.Penalty(l1=0.1, group=1.0))
+    sk.feature_usage(x)
+print(sk.__file__, backends.CPU_LIBRARY.path, backends.instruction_set(), x.tolist(), sep="\\n")
+print(backends.CPU_LIBRARY.error)
+try:
+    sk.prox(v, sk.Penalty(l1=0.1), backend="cpu")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def python(program: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SPARSEDIS_")}
+    return subprocess.run(
+        [sys.executable, *options, "-c", program],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_an_unknown_backend_raises_and_names_what_there_is(backend: str) -> None:
+    expected = (
+        f"prox: backend='{backend}' cannot serve a tensor on cpu: there is no such backend; "
+        "there is 'cpu', 'reference'"
+    )
+    with pytest.raises(RuntimeError) as raised:
+        sk.prox(torch.ones(1, 1, 1), sk.Penalty(l1=0.1), backend=backend)
+    assert str(raised.value) == expected
+
+
+def test_a_backend_of_another_device_raises_and_says_why() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        backends.namespace("fit_heads", torch.device("cuda"), "cpu")
+    assert str(raised.value) == (
+        "fit_heads: backend='cpu' cannot serve a tensor on cuda: serves CPU tensors, not cuda; "
+        "there is 'reference'"
+    )
+
+
+def test_every_public_op_takes_the_request() -> None:
+    """Each op asks under its own name."""
+    weights, z, y = torch.ones(2, 3, 1), torch.randn(2, 4, 3), torch.randn(2, 4, 1)
+    penalty, request = sk.Penalty(l1=0.1), {"backend": "absent"}
+    calls = {
+        "prox": lambda: sk.prox(weights, penalty, **request),
+        "prox_": lambda: sk.prox_(weights, penalty, **request),
+        "prox_mcp": lambda: sk.prox_mcp(weights, 0.1, **request),
+        "prox_scad": lambda: sk.prox_scad(weights, 0.1, **request),
+        "prox_l0": lambda: sk.prox_l0(weights, 0.1, **request),
+        "prox_linf": lambda: sk.prox_linf(weights, 0.1, **request),
+        "penalty_value": lambda: sk.penalty_value(weights, penalty, **request),
+        "feature_usage": lambda: sk.feature_usage(weights, **request),
+        "fit_heads": lambda: sk.fit_heads(z, y, penalty, **request),
+        "lambda_max": lambda: sk.lambda_max(z, y, penalty, **request),
+        "duality_gap": lambda: sk.duality_gap(z, y, weights, penalty, **request),
+    }
+    assert set(calls) == {op for op, *_ in backends.op_table()}
+    for op, call in calls.items():
+        with pytest.raises(RuntimeError, match=rf"^{op}: backend='absent' cannot serve"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("requested", "namespace"),
+    [("", "sparsedis"), ("cpu", "sparsedis"), ("reference", "sparsedis_reference")],
+)
+def test_the_environment_variable_chooses(requested: str, namespace: str) -> None:
+    result = python(TRACE, SPARSEDIS_BACKEND=requested)
+    assert result.stdout == f"{namespace}::prox\n", result.stderr
+
+
+def test_an_environment_variable_that_cannot_be_met_raises() -> None:
+    result = python(TRACE, SPARSEDIS_BACKEND="tpu")
+    assert result.returncode != 0
+    assert "backend='tpu' cannot serve a tensor on cpu: there is no such backend" in result.stderr
+
+
+@pytest.fixture(params=["absent", "corrupt"])
+def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the package without its library, or with one that is none, and why it says so."""
+    copy = tmp_path / "sparsedis_kernels"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if request.param == "absent":
+        return tmp_path, f"_C.so was not built into {copy}"
+    (copy / "_C.so").write_text("not a library")
+    return tmp_path, f"{copy / '_C.so'} did not load: "
+
+
+def test_without_the_library_the_reference_serves(damaged: tuple[Path, str]) -> None:
+    folder, reason = damaged
+    # -S and a path of our own: an editable install would find the source tree first.
+    paths = [str(folder), str(Path(torch.__file__).parents[1])]
+    result = python(f"import sys; sys.path[:0] = {paths!r}\n{FALLBACK}", "-S")
+    assert result.returncode == 0, result.stderr
+    package, path, instruction_set, x, error, raised = result.stdout.splitlines()
+    assert Path(package).is_relative_to(folder)
+    assert (path, instruction_set) == ("None", "none")
+    expected = sk.prox(torch.arange(6.0).reshape(1, 2, 3), sk.Penalty(l1=0.1, group=1.0))
+    torch.testing.assert_close(torch.tensor(json.loads(x)), expected)
+    assert error.startswith(reason)
+    assert raised == (
+        f"prox: backend='cpu' cannot serve a tensor on cpu: {error}; there is 'reference'"
+    )
+    for op in ("prox", "feature_usage"):
+        line = f"{op} on cpu is served by the reference implementation: {error}"
+        assert result.stderr.splitlines().count(line) == 1
+
+
+def test_an_unknown_instruction_set_raises_in_one_sentence() -> None:
+    result = python(TRACE, SPARSEDIS_ISA="sse9")
+    assert result.returncode != 0
+    assert (
+        "RuntimeError: SPARSEDIS_ISA=sse9 is not an instruction set of this library and processor; "
+        "there are baseline, avx2, avx512 (on x86-64)"
+    ) in result.stderr
+
+
+def test_the_op_table_is_true() -> None:
+    """Every public op on CPU and CUDA, with the backend that the dispatcher really has."""
+    public = {n for n in sk.__all__ if n.islower() and callable(getattr(sk, n))}
+    table = backends.op_table()
+    assert {op for op, *_ in table} == public
+    assert {(op, device) for op, device, *_ in table} == {
+        (op, device) for op in public for device in ("cpu", "cuda")
+    }
+    raw = {"prox_mcp": "radial_prox", "prox_scad": "radial_prox", "prox_l0": "radial_prox"}
+    raw["prox_linf"] = "linf_prox"
+    for op, device, serves, reasons in table:
+        name = f"sparsedis::{raw.get(op, op)}"
+        native = torch._C._dispatch_has_kernel_for_dispatch_key(name, device.upper())
+        assert native == (serves != "reference"), (op, device)
+        assert reasons == ("" if native else f"cpu: serves CPU tensors, not {device}")

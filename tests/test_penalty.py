@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+import sparsedis_kernels as sk
+
+
+def test_scaled_keeps_ridge_and_absent_levels():
+    penalty = sk.Penalty(l1=0.2, group=0.4, ridge=0.3).scaled(torch.tensor([2.0, 3.0]))
+    assert penalty.l1.tolist() == [[pytest.approx(0.4)], [pytest.approx(0.6)]]
+    assert penalty.shared == 0.0
+    assert penalty.ridge == 0.3
+
+
+def test_scaled_per_task_is_never_read_as_per_feature():
+    """Two tasks, two features: a factor per task must scale rows, not columns."""
+    v = torch.ones(2, 2, 1)
+    x = sk.prox(v, sk.Penalty(l1=1.0).scaled(torch.tensor([0.25, 0.5])))
+    assert x[:, :, 0].tolist() == [[0.75, 0.75], [0.5, 0.5]]
+
+
+def test_gradients_flow_through_scaled_and_step():
+    factor = torch.tensor([0.25, 0.5], requires_grad=True)
+    step = torch.tensor(0.5, requires_grad=True)
+    x = sk.prox(torch.ones(2, 3, 1), sk.Penalty(l1=1.0).scaled(factor), step)
+    x.sum().backward()
+    assert factor.grad.tolist() == [-1.5, -1.5]
+    assert step.grad.item() == pytest.approx(-2.25)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"group": -1.0}, r"Penalty: group must be >= 0 everywhere, got -1.0"),
+        ({"shared": torch.tensor([0.1, -0.2])}, r"Penalty: shared must be >= 0"),
+        ({"l1": float("nan")}, r"Penalty: l1 must be >= 0 everywhere, got nan"),
+    ],
+)
+def test_negative_and_nan_strengths_raise(value, message):
+    with pytest.raises(ValueError, match=message):
+        sk.Penalty(**value)
+
+
+def test_a_penalty_can_be_made_inside_vmap_and_compile():
+    v = torch.randn(3, 2, 4, 1)
+    strengths = torch.tensor([0.1, 0.2, 0.3])
+
+    def shrink(v, s):
+        return sk.prox(v, sk.Penalty(l1=s))
+
+    together = torch.vmap(shrink)(v, strengths)
+    for b in range(3):
+        assert torch.equal(together[b], sk.prox(v[b], sk.Penalty(l1=float(strengths[b]))))
+    compiled = torch.compile(shrink, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(v[0], strengths[0]), together[0])
