@@ -14,9 +14,6 @@ from sparsedis_kernels.penalty import Penalty
 
 __all__ = ["ProxAdamW", "ProxSGD"]
 
-# A penalty is part of a group's options, so that torch.load(weights_only=True) meets it.
-torch.serialization.add_safe_globals([Penalty])
-
 
 class _Proximal(Optimizer):
     """What both optimisers share: groups with a penalty, and the loop over groups."""

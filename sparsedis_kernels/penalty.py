@@ -109,6 +109,10 @@ class Penalty:
         return Strengths(l1, group, shared, ridge, scale, self.nonneg)
 
 
+# An optimiser's state holds its penalty, so torch.load(weights_only=True) meets one.
+torch.serialization.add_safe_globals([Penalty])
+
+
 def _scaled(value: float | Tensor, factor: float | Tensor) -> float | Tensor:
     absent = not isinstance(value, Tensor) and value == 0
     return 0.0 if absent else value * factor

@@ -63,7 +63,7 @@ def parallel_cases() -> Iterator[Case]:
     """Problems large enough that every kernel shares its work out to threads."""
     for index, (layout, levels) in enumerate(itertools.product(LAYOUTS, LEVELS)):
         real = (np.float32, np.float64)[index % 2]
-        yield make_case(index, layout, (13, 20, 257, 5), levels, real)
+        yield make_case(index, layout, (30, 8, 130, 5), levels, real)
     # Enough tasks for the sums over one feature.
     yield make_case(1, "dense", (2100, 2, 9, 1), ("l1", "shared"), np.float32)
 
