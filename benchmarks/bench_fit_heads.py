@@ -35,6 +35,15 @@ def sklearn_group(samples: Samples, strengths: torch.Tensor, tol: float) -> torc
     return torch.stack(weights).reshape(*samples.z.shape[::2], -1).float()
 
 
+def loosest(samples: Samples, strengths: torch.Tensor, penalty: sk.Penalty) -> float:
+    """The loosest tolerance at which scikit-learn, whose own is relative to ||y||^2, meets 1e-4."""
+    for tol in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6):
+        weight = sklearn_group(samples, strengths, tol)
+        if (sk.duality_gap(samples.z, samples.y, weight, penalty) <= 1e-4).all():
+            return tol
+    pytest.skip("scikit-learn misses the gap at every tolerance tried")
+
+
 def bytes_of(samples: Samples) -> int:
     T, _, M = samples.z.shape
     return 4 * (samples.z.numel() + samples.y.numel() + T * M * samples.y.shape[2])
@@ -61,15 +70,15 @@ def bench_fit_heads_group(timed, size, provider):
     penalty = sk.Penalty(group=strengths[:, None])
     exact = sk.fit_heads(samples.z.double(), samples.y.double(), penalty, tol=1e-10).weight.float()
     moved = samples.z * (1 + 0.01 * torch.randn_like(samples.z))
-    calls = {
-        "cpu": lambda: sk.fit_heads(samples.z, samples.y, penalty).weight,
-        "scikit-learn": lambda: sklearn_group(samples, strengths, 1e-4),
-    }
+    calls = {"cpu": lambda: sk.fit_heads(samples.z, samples.y, penalty).weight}
+    if provider == "scikit-learn":
+        tol = loosest(samples, strengths, penalty)
+        calls[provider] = lambda: sklearn_group(samples, strengths, tol)
     if provider == "cpu warm":  # the training situation: the features moved by a percent
         start = sk.fit_heads(moved, samples.y, penalty).weight
         calls[provider] = lambda: sk.fit_heads(samples.z, samples.y, penalty, init=start).weight
     gap = sk.duality_gap(samples.z, samples.y, calls[provider](), penalty)
-    assert (gap <= 1.1e-4).all(), f"{provider} misses the gap: {float(gap.max()):.2g}"
+    assert (gap <= 1.01e-4).all(), f"{provider} misses the gap: {float(gap.max()):.2g}"
     timed(calls[provider], exact, tasks=20, bytes_moved=bytes_of(samples), tolerance=0.1)
 
 

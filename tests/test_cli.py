@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,6 @@ from sparsedis_kernels import backends, cli
 
 SMALL = ["--steps", "4", "--tasks", "2", "--support", "20", "--query", "20", "--features", "8"]
 SMALL += ["--check-every", "2", "--test-tasks", "4", "--data", "digits"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small problems, often on shared cores: threads would only wait for each other."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of a child process
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def table(text: str) -> dict[str, list[str]]:

@@ -17,12 +17,12 @@ SPARSEDIS_HD inline bool present(const Strength<Real>& s) {
   return s.data != nullptr || s.scale != 0.0;
 }
 
-// ST(v, t) = sign(v) (|v| - t)_+, or its part >= 0. NaN stays NaN.
+// ST(v, t) = sign(v) (|v| - t)_+, or its part >= 0, without a branch. NaN stays NaN.
 template <typename Real>
 SPARSEDIS_HD inline Real soft_threshold(Real v, Real t, bool nonneg) {
-  if (v > t) return v - t;
-  if (!nonneg && v < -t) return v + t;
-  return v != v ? v : Real(0);
+  const Real above = v < -t ? -t : v;
+  const Real inside = nonneg ? (v > t ? t : v) : (above > t ? t : above);
+  return v - inside;
 }
 
 // Sums of squares run in double: float32 squares overflow near 3e19 and vanish near 1e-23.

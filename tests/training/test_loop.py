@@ -115,7 +115,6 @@ def test_early_stop_after_patience_validations(
 
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Arm], Path]:
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("run")
     recipe = Recipe(**{**vars(RECIPE), "steps": 60, "tasks": 4, "features": 24, "lr": 5e-3})
     arms = compare(load("digits"), recipe, HEADS, out, resume=False)
