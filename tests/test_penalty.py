@@ -18,6 +18,16 @@ def test_scaled_per_task_is_never_read_as_per_feature():
     assert x[:, :, 0].tolist() == [[0.75, 0.75], [0.5, 0.5]]
 
 
+def test_one_axis_is_read_by_its_length():
+    """(T,) is a strength per task, (M,) per feature, one number is for all."""
+    v = torch.randn(2, 5, 3)
+    task, feature = torch.rand(2), torch.rand(5)
+    for level in ("l1", "group", "ridge"):
+        for short, full in ((task, task[:, None]), (feature, feature[None]), (task[:1], task[0])):
+            a, b = (sk.prox(v, sk.Penalty(**{level: s})) for s in (short, full))
+            assert torch.equal(a, b)
+
+
 def test_gradients_flow_through_scaled_and_step():
     factor = torch.tensor([0.25, 0.5], requires_grad=True)
     step = torch.tensor(0.5, requires_grad=True)

@@ -377,6 +377,17 @@ def test_a_bad_task_is_named_or_flagged_and_spoils_no_other(backend, kind, where
     assert torch.equal(marked.bias[keep], without.bias)
 
 
+def test_a_negative_sample_weight_marks_its_task(backend):
+    samples = heads_problem(3, 9, 4, 1)
+    weight = torch.ones(3, 9, dtype=F64)
+    weight[1, 4] = -1.0
+    call = {"sample_weight": weight, "backend": backend}
+    with pytest.raises(ValueError, match=r"negative sample weight in 1 of 3 tasks.*task 1"):
+        sk.fit_heads(samples.z, samples.y, sk.Penalty(l1=0.1), **call)
+    out = sk.fit_heads(samples.z, samples.y, sk.Penalty(l1=0.1), on_error="flag", **call)
+    assert out.weight.isnan().flatten(1).all(dim=1).tolist() == [False, True, False]
+
+
 def test_gradients_of_flagged_tasks_are_nan_and_spoil_no_other():
     samples = heads_problem(3, 12, 6, 2)
     z = samples.z.clone()
