@@ -60,10 +60,13 @@ def odd_cases() -> Iterator[Case]:
 
 
 def parallel_cases() -> Iterator[Case]:
-    """Problems large enough that every kernel shares its work out to threads."""
+    """Problems just large enough that every kernel shares its work out to threads."""
     for index, (layout, levels) in enumerate(itertools.product(LAYOUTS, LEVELS)):
         real = (np.float32, np.float64)[index % 2]
-        yield make_case(index, layout, (30, 8, 130, 5), levels, real)
+        yield make_case(index, layout, (30, 8, 20, 5), levels, real)
+    # Without samples only the proxes and reductions have work.
+    for levels in LEVELS:
+        yield make_case(0, "dense", (30, 0, 130, 5), levels, np.float32)
     # Enough tasks for the sums over one feature.
     yield make_case(1, "dense", (2100, 2, 9, 1), ("l1", "shared"), np.float32)
 

@@ -92,11 +92,13 @@ def test_the_wheel_runs_where_the_source_tree_is_not(wheel: Path, tmp_path: Path
 
 def failing_configure(folder: Path, *definitions: str, **variables: str) -> str:
     """What CMake prints for a build that cannot be configured, on one line."""
-    cmake = shutil.which("cmake")
+    # pip puts cmake and ninja beside the interpreter, which need not be on the path.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake = shutil.which("cmake", path=path)
     if cmake is None:
-        pytest.skip("no cmake on the path")
+        pytest.skip("no cmake")
     command = [cmake, "-S", str(ROOT / "csrc"), "-B", str(folder), *definitions]
-    environment = {**os.environ, "CMAKE_GENERATOR": "Ninja", **variables}
+    environment = {**os.environ, "PATH": path, "CMAKE_GENERATOR": "Ninja", **variables}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode != 0
     return " ".join(result.stderr.split())
