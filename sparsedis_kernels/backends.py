@@ -86,12 +86,15 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
 
 
 def instruction_set() -> str:
-    """What the CPU kernels run with: ``"baseline"``, ``"avx2"``, ``"avx512"``; else ``"none"``."""
+    """What the CPU kernels run with: ``"baseline"``, ``"avx2"``, ``"avx512"``.
+
+    ``"none"`` without the library, or where SPARSEDIS_ISA asks for what is not there.
+    """
     if CPU_LIBRARY.path is None:
         return "none"
     name = ctypes.CDLL(str(CPU_LIBRARY.path)).sparsedis_instruction_set
     name.restype = ctypes.c_char_p
-    return name().decode()
+    return (name() or b"none").decode()
 
 
 def op_table() -> list[tuple[str, str, str, str]]:

@@ -151,6 +151,15 @@ def test_an_unknown_instruction_set_raises_in_one_sentence() -> None:
     ) in result.stderr
 
 
+@pytest.mark.parametrize(("asked", "runs"), [("sse9", "none"), ("", backends.instruction_set())])
+def test_the_report_survives_any_instruction_set_asked_for(asked: str, runs: str) -> None:
+    """The library's exception must not end the process, and an empty variable asks for nothing."""
+    program = "from sparsedis_kernels import backends; print(backends.instruction_set())"
+    result = python(program, SPARSEDIS_ISA=asked)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == runs
+
+
 def test_the_op_table_is_true() -> None:
     """Every public op on CPU and CUDA, with the backend that the dispatcher really has."""
     public = {n for n in sk.__all__ if n.islower() and callable(getattr(sk, n))}

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <exception>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -398,8 +399,13 @@ Tensor duality_gap(Tensor weight, Tensor z, Tensor y, MaybeTensor offsets,
 }  // namespace
 }  // namespace sparsedis
 
+// Null where SPARSEDIS_ISA asks for what is not there: no exception may cross into ctypes.
 extern "C" __attribute__((visibility("default"))) const char* sparsedis_instruction_set() {
-  return sparsedis::kernels().instruction_set;
+  try {
+    return sparsedis::kernels().instruction_set;
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsedis, CPU, m) {

@@ -39,6 +39,7 @@ const Kernels& choose() {
   const Candidate candidates[] = {{&baseline::kernel_table, true}};
 #endif
   const char* requested = std::getenv("SPARSEDIS_ISA");
+  if (requested && *requested == '\0') requested = nullptr;
   for (const Candidate& c : candidates) {
     const bool named = requested && std::strcmp(requested, c.kernels->instruction_set) == 0;
     if (c.supported && (named || !requested)) return *c.kernels;

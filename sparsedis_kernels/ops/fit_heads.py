@@ -25,7 +25,7 @@ class HeadsFit(NamedTuple):
         weight: (T, M, C); entries off the support are exactly 0. Differentiable.
         bias: (T, C), 0 without an intercept. Differentiable.
         gap: (T,), duality gap relative to the task's objective at zero weights; one number over all
-            tasks where `shared` couples them.
+            tasks where `shared` couples them; 0 for a task without samples.
         n_iter: (T,) int32, passes plus Newton steps.
         converged: (T,) bool, whether `gap` reached the tolerance.
     """
