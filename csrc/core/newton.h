@@ -131,14 +131,6 @@ inline void clip_step(NewtonWork<Real>& work, double alpha, bool nonneg) {
   }
 }
 
-// G V for V of shape (C, ld) on the support.
-template <typename Real>
-inline void gram_times(const SupportSystem<Real>& s, const Real* V, Real* out) {
-  for (int64_t c = 0; c < s.C; ++c)
-    for (int64_t j = 0; j < s.S; ++j)
-      out[c * s.ld + j] = dot<Real>(s.G.get() + j * s.ld, V + c * s.ld, s.S);
-}
-
 // Objective at `next` minus objective at W.
 template <typename Real>
 inline double objective_change(const NewtonWork<Real>& work, bool nonneg) {
@@ -180,9 +172,9 @@ inline bool newton_step(WorkingSet<Real>& ws, NewtonWork<Real>& work, NewtonRule
     descent_rhs(work);
     solve_by_cg(s, 0.3, 40);
   }
-  gram_times(s, s.x.get(), work.G_delta.get());
+  times(s, s.G, s.x.get(), work.G_delta.get());
   clip_step(work, line_search(work), ws.nonneg);
-  gram_times(s, work.delta.get(), work.G_delta.get());
+  times(s, s.G, work.delta.get(), work.G_delta.get());
   if (!(objective_change(work, ws.nonneg) < 0)) return false;
   for (int64_t a = 0; a < S; ++a)
     for (int64_t c = 0; c < ws.C; ++c) {

@@ -63,11 +63,18 @@ inline Real along(const SupportSystem<Real>& s, const Real* V, int64_t j) {
   return sum;
 }
 
+// K V for a symmetric K (S, ld) and V (C, ld).
 template <typename Real>
-inline void apply(const SupportSystem<Real>& s, const Real* V, Real* out) {
+inline void times(const SupportSystem<Real>& s, const Buffer<Real>& K, const Real* V, Real* out) {
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < s.S; ++j)
-      out[c * s.ld + j] = dot<Real>(s.G.get() + j * s.ld, V + c * s.ld, s.S);
+      out[c * s.ld + j] = dot<Real>(K.get() + j * s.ld, V + c * s.ld, s.S);
+}
+
+// H V
+template <typename Real>
+inline void apply(const SupportSystem<Real>& s, const Real* V, Real* out) {
+  times(s, s.G, V, out);
   for (int64_t j = 0; j < s.S; ++j) {
     const Real radial = s.d.get()[j] * along(s, V, j);
     for (int64_t c = 0; c < s.C; ++c) {
@@ -181,12 +188,7 @@ inline bool solve_by_woodbury(SupportSystem<Real>& s) {
   const int64_t S = s.S, ld = s.ld;
   Real *x = s.x.get(), *y = s.y.get(), *cap = s.cap.reserve(S * ld), *work = s.Hp.get();
   const Real* unit = s.unit.get();
-  const auto times_inverse = [&](const Real* in, Real* out) {
-    for (int64_t c = 0; c < s.C; ++c)
-      for (int64_t j = 0; j < S; ++j)
-        out[c * ld + j] = dot<Real>(s.inverse.get() + j * ld, in + c * ld, S);
-  };
-  times_inverse(s.r.get(), x);
+  times(s, s.inverse, s.r.get(), x);
   for (int64_t a = 0; a < S; ++a) {
     y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
     for (int64_t b = 0; b <= a; ++b) {
@@ -202,7 +204,7 @@ inline bool solve_by_woodbury(SupportSystem<Real>& s) {
   cholesky_solve(cap, S, ld, y);
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < S; ++j) work[c * ld + j] = unit[c * ld + j] * y[j];
-  times_inverse(work, s.p.get());
+  times(s, s.inverse, work, s.p.get());
   for (int64_t c = 0; c < s.C; ++c) axpy(Real(1), s.p.get() + c * ld, x + c * ld, S);
   return true;
 }
