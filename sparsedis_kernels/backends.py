@@ -1,17 +1,21 @@
 """Which implementation serves which op on which device, and why not another.
 
-Every raw op is defined in two namespaces with one schema: ``sparsedis``, where the dispatcher
-picks the native kernel of the tensor's device and falls back to the reference, and
-``sparsedis_reference``, which is the reference and nothing else.
+Every raw op is defined in namespaces with one schema: ``sparsedis``, where the dispatcher picks
+the native kernel of the tensor's device and falls back to the reference; ``sparsedis_reference``,
+which is the reference and nothing else; and, for ops with a Triton kernel, ``sparsedis_triton``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +23,31 @@ logger = logging.getLogger("sparsedis_kernels")
 
 AUTOMATIC = "sparsedis"
 REFERENCE = "sparsedis_reference"
+TRITON = "sparsedis_triton"
+
+# Raw ops with a Triton kernel, and the module of `sparsedis_kernels.triton` that holds it.
+TRITON_MODULES = {
+    "prox": "prox",
+    "prox_": "prox",
+    "prox_backward": "prox_backward",
+    "radial_prox": "group_prox",
+    "radial_prox_backward": "group_prox",
+    "linf_prox": "group_prox",
+    "linf_prox_backward": "group_prox",
+    "feature_usage": "feature_usage",
+    "feature_usage_backward": "feature_usage",
+}
+# Public ops whose raw op has another name.
+RAW_NAMES = {
+    "prox_mcp": "radial_prox",
+    "prox_scad": "radial_prox",
+    "prox_l0": "radial_prox",
+    "prox_linf": "linf_prox",
+}
+# Devices whose tensors Triton kernels may be given. ("cuda" is also what PyTorch calls AMD GPUs.)
+TRITON_DEVICES = {"cuda"}
+# Found, not imported: Triton costs time that only a launch should pay.
+TRITON_ERROR = None if importlib.util.find_spec("triton") else "is not installed"
 
 
 @dataclass(frozen=True)
@@ -53,10 +82,18 @@ CPU_LIBRARY = _load("_C")
 REQUESTED = os.environ.get("SPARSEDIS_BACKEND") or None
 
 
-def available(device: str) -> dict[str, str | None]:
-    """Each backend of `device` (``"cpu"``, ``"cuda"``, ...) with None, or why it cannot serve."""
+def available(op: str, device: str) -> dict[str, str | None]:
+    """Each backend of `op` on `device` ("cpu", "cuda", ...) with None, or why it cannot serve."""
     native = CPU_LIBRARY.error if device == "cpu" else f"serves CPU tensors, not {device}"
-    return {"cpu": native, "reference": None}
+    return {"cpu": native, "triton": _why_not_triton(op, device), "reference": None}
+
+
+def _why_not_triton(op: str, device: str) -> str | None:
+    if RAW_NAMES.get(op, op) not in TRITON_MODULES:
+        return "has no kernel for this op"
+    if device not in TRITON_DEVICES:
+        return f"serves CUDA tensors, not {device}"
+    return TRITON_ERROR
 
 
 def namespace(op: str, device: torch.device, backend: str | None) -> str:
@@ -65,16 +102,16 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
     Args:
         op: name of the op, for error messages.
         device: where its tensors are.
-        backend: ``"cpu"``, ``"reference"``, or None for the environment variable
+        backend: ``"cpu"``, ``"triton"``, ``"reference"``, or None for the environment variable
             ``SPARSEDIS_BACKEND``, else the best one there is.
 
     Raises:
-        RuntimeError: the backend asked for cannot serve this device.
+        RuntimeError: the backend asked for cannot serve this op on this device.
     """
     requested = backend or REQUESTED
     if requested is None:
         return AUTOMATIC
-    there = available(device.type)
+    there = available(op, device.type)
     reason = there.get(requested, "there is no such backend")
     if reason is not None:
         usable = [name for name, why_not in there.items() if why_not is None]
@@ -82,7 +119,30 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
             f"{op}: backend={requested!r} cannot serve a tensor on {device}: {reason}; "
             f"there is {', '.join(map(repr, usable))}"
         )
-    return REFERENCE if requested == "reference" else AUTOMATIC
+    return {"reference": REFERENCE, "triton": TRITON}.get(requested, AUTOMATIC)
+
+
+def takes_half(ns: str, op: str, device: torch.device) -> bool:
+    """Whether the kernel that serves `op` reads half precision itself; others are given float32."""
+    if ns == AUTOMATIC:
+        return device.type == "cuda" and _why_not_triton(op, device.type) is None
+    return ns == TRITON
+
+
+def triton_kernel(op: str) -> Callable[..., Any]:
+    """The launcher of a raw op's Triton kernels.
+
+    Raises:
+        RuntimeError: Triton is there and cannot be imported.
+    """
+    try:
+        module = importlib.import_module(f"sparsedis_kernels.triton.{TRITON_MODULES[op]}")
+    except ImportError as error:
+        raise RuntimeError(
+            f"{op}: triton cannot be imported: {error}; "
+            "repair it, or ask for backend='reference' or SPARSEDIS_BACKEND=reference"
+        ) from error
+    return getattr(module, op)
 
 
 def instruction_set() -> str:
@@ -98,16 +158,17 @@ def instruction_set() -> str:
 
 
 def op_table() -> list[tuple[str, str, str, str]]:
-    """(op, device, backend that serves it, why no other) for every public op on CPU and CUDA."""
+    """(op, device, backend that serves it, why none before it) for public ops on CPU and CUDA."""
     import sparsedis_kernels.ops
 
     functions = [name for name in sparsedis_kernels.ops.__all__ if name.islower()]
     rows = []
     for op in functions:
         for device in ("cpu", "cuda"):
-            there = available(device)
+            there = available(op, device)
             serves = next(name for name, reason in there.items() if reason is None)
-            reasons = [f"{name}: {reason}" for name, reason in there.items() if reason]
+            better = list(there)[: list(there).index(serves)]
+            reasons = [f"{name}: {there[name]}" for name in better]
             rows.append((op, device, serves, "; ".join(reasons)))
     return rows
 
@@ -120,5 +181,6 @@ def report_fallback(op: str, device: str) -> None:
     if (op, device) in _reported:
         return
     _reported.add((op, device))
-    reason = available(device)["cpu"]
+    there = available(op, device)
+    reason = there["cpu"] if device == "cpu" else f"triton {there['triton']}"
     logger.warning("%s on %s is served by the reference implementation: %s", op, device, reason)

@@ -53,22 +53,30 @@ def python(program: str, *options: str, **variables: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("backend", ["cuda", "triton"])
-def test_an_unknown_backend_raises_and_names_what_there_is(backend: str) -> None:
-    expected = (
-        f"prox: backend='{backend}' cannot serve a tensor on cpu: there is no such backend; "
-        "there is 'cpu', 'reference'"
-    )
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("cuda", "there is no such backend"), ("triton", "serves CUDA tensors, not cpu")],
+)
+def test_a_backend_that_cannot_serve_raises_and_names_what_there_is(
+    backend: str, reason: str
+) -> None:
     with pytest.raises(RuntimeError) as raised:
         sk.prox(torch.ones(1, 1, 1), sk.Penalty(l1=0.1), backend=backend)
-    assert str(raised.value) == expected
-
-
-def test_a_backend_of_another_device_raises_and_says_why() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        backends.namespace("fit_heads", torch.device("cuda"), "cpu")
     assert str(raised.value) == (
-        "fit_heads: backend='cpu' cannot serve a tensor on cuda: serves CPU tensors, not cuda; "
+        f"prox: backend='{backend}' cannot serve a tensor on cpu: {reason}; "
+        "there is 'cpu', 'reference'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("cpu", "serves CPU tensors, not cuda"), ("triton", "has no kernel for this op")],
+)
+def test_a_backend_of_another_device_or_op_raises_and_says_why(backend: str, reason: str) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        backends.namespace("fit_heads", torch.device("cuda"), backend)
+    assert str(raised.value) == (
+        f"fit_heads: backend='{backend}' cannot serve a tensor on cuda: {reason}; "
         "there is 'reference'"
     )
 
@@ -168,10 +176,39 @@ def test_the_op_table_is_true() -> None:
     assert {(op, device) for op, device, *_ in table} == {
         (op, device) for op in public for device in ("cpu", "cuda")
     }
-    raw = {"prox_mcp": "radial_prox", "prox_scad": "radial_prox", "prox_l0": "radial_prox"}
-    raw["prox_linf"] = "linf_prox"
     for op, device, serves, reasons in table:
-        name = f"sparsedis::{raw.get(op, op)}"
+        name = f"sparsedis::{backends.RAW_NAMES.get(op, op)}"
         native = torch._C._dispatch_has_kernel_for_dispatch_key(name, device.upper())
         assert native == (serves != "reference"), (op, device)
-        assert reasons == ("" if native else f"cpu: serves CPU tensors, not {device}")
+        better = {"cpu": [], "triton": ["cpu"], "reference": ["cpu", "triton"]}[serves]
+        assert [r.split(":")[0] for r in reasons.split("; ") if r] == better
+
+
+def test_import_does_not_import_triton() -> None:
+    result = python("import sys, sparsedis_kernels; print('triton' in sys.modules)")
+    assert result.stdout == "False\n", result.stderr
+
+
+NO_TRITON = """
+import sys, importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "triton" else find(name, *rest)
+from sparsedis_kernels import backends
+print(*next(row for row in backends.op_table() if row[:2] == ("prox", "cuda")), sep="|")
+"""
+
+
+def test_without_triton_the_report_says_so() -> None:
+    result = python(NO_TRITON)
+    assert result.stdout == (
+        "prox|cuda|reference|cpu: serves CPU tensors, not cuda; triton: is not installed\n"
+    ), result.stderr
+
+
+def test_a_triton_that_cannot_be_imported_is_an_error_with_a_way_out(monkeypatch) -> None:
+    monkeypatch.setattr(backends, "TRITON_DEVICES", {"cuda", "cpu"})
+    for name in [n for n in sys.modules if n.startswith("sparsedis_kernels.triton")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(RuntimeError, match=r"prox: triton cannot be imported.*'reference'"):
+        sk.prox(torch.ones(1, 1, 1), sk.Penalty(l1=0.1), backend="triton")

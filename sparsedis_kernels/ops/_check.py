@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsedis_kernels import backends
+
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -30,15 +32,25 @@ def same_shape(op: str, name: str, value: Tensor, other: str, expected: tuple[in
         )
 
 
+def accumulated(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that is computed in: sums accumulate in float32 at least."""
+    return torch.float32 if dtype in HALF else dtype
+
+
 def widened(value: Tensor) -> Tensor:
-    """`value`, in float32 if it is half precision: sums accumulate in float32 at least."""
-    return value.float() if value.dtype in HALF else value
+    """`value`, in float32 if it is half precision."""
+    return value.to(accumulated(value.dtype))
+
+
+def prepared(ns: str, op: str, value: Tensor) -> Tensor:
+    """`value` as the implementation of `op` in `ns` takes it: widened, unless it does so itself."""
+    return value if backends.takes_half(ns, op, value.device) else widened(value)
 
 
 def per_group(op: str, name: str, value: float | Tensor, v: Tensor) -> Tensor:
-    """`value` expanded to one number per (task, feature) of v (T, M, C)."""
+    """`value` expanded to one number per (task, feature) of v (T, M, C), as v is computed in."""
     T, M = v.shape[:2]
-    value = torch.as_tensor(value, dtype=v.dtype, device=v.device)
+    value = torch.as_tensor(value, dtype=accumulated(v.dtype), device=v.device)
     try:
         return value.expand(T, M)
     except RuntimeError:

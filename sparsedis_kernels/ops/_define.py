@@ -10,7 +10,10 @@ from torch import Tensor
 
 from sparsedis_kernels import backends
 
-_libraries = {ns: torch.library.Library(ns, "FRAGMENT") for ns in ("sparsedis", backends.REFERENCE)}
+_libraries = {
+    ns: torch.library.Library(ns, "FRAGMENT")
+    for ns in (backends.AUTOMATIC, backends.REFERENCE, backends.TRITON)
+}
 
 
 def define(
@@ -22,7 +25,7 @@ def define(
     autocast: bool = True,
     native: bool = True,
 ) -> None:
-    """Define a raw op in both namespaces.
+    """Define a raw op in its namespaces.
 
     A raw op has no gradient: the public function of the same name pairs it with its backward.
 
@@ -35,10 +38,16 @@ def define(
         native: whether a native kernel is meant to exist, so that its absence is worth a report.
     """
     name = signature.split("(", 1)[0]
+    on_triton = name in backends.TRITON_MODULES
     for ns, library in _libraries.items():
+        if ns == backends.TRITON and not on_triton:
+            continue
         library.define(signature, tags=(torch.Tag.pt2_compliant_tag,))
         report = native and ns == backends.AUTOMATIC
-        library.impl(name, _fallback(name, report, reference), "CompositeExplicitAutograd")
+        serve = _triton(name) if ns == backends.TRITON else _fallback(name, report, reference)
+        library.impl(name, serve, "CompositeExplicitAutograd")
+        if ns == backends.AUTOMATIC and on_triton and backends.TRITON_ERROR is None:
+            library.impl(name, _triton(name), "CUDA")
         torch.library.register_fake(f"{ns}::{name}", fake, lib=library)
         rule = vmap or _one_call_per_entry
         torch.library.register_vmap(f"{ns}::{name}", _bind(rule, ns, name), lib=library)
@@ -58,6 +67,13 @@ def _fallback(name: str, report: bool, reference: Callable[..., Any]) -> Callabl
             device = next(a.device.type for a in args if isinstance(a, Tensor))
             backends.report_fallback(name, device)
         return _contiguous(reference(*args))
+
+    return call
+
+
+def _triton(name: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        return backends.triton_kernel(name)(*args)
 
     return call
 

@@ -33,7 +33,7 @@ class FeatureUsage(NamedTuple):
 def _fake(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     T, M, _ = w.shape
     return (
-        w.new_empty((M,)),
+        w.new_empty((M,), dtype=_check.accumulated(w.dtype)),
         w.new_empty((M,), dtype=torch.int64),
         w.new_empty((T,), dtype=torch.int64),
     )
@@ -81,7 +81,7 @@ def feature_usage(weight: Tensor, *, backend: str | None = None) -> FeatureUsage
 
     Args:
         weight: (T, M, C), floating; half precision is computed in float32.
-        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
 
     Returns:
         FeatureUsage. With all weights zero p, entropy and shared_share are 0.
@@ -94,7 +94,9 @@ def feature_usage(weight: Tensor, *, backend: str | None = None) -> FeatureUsage
     _check.axes("feature_usage", "weight", weight, "(T, M, C)", 3)
     _check.floating("feature_usage", "weight", weight)
     ns = backends.namespace("feature_usage", weight.device, backend)
-    magnitude, tasks, features = _FeatureUsage.apply(ns, _check.widened(weight))
+    magnitude, tasks, features = _FeatureUsage.apply(
+        ns, _check.prepared(ns, "feature_usage", weight)
+    )
     total = magnitude.sum()
     p = magnitude / torch.where(total > 0, total, torch.ones_like(total))
     used = (tasks > 0).sum()

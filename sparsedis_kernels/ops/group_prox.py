@@ -20,13 +20,17 @@ def _like(v: Tensor, *_: Any) -> Tensor:
 
 
 def _radial_backward_fake(grad: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    groups = v.shape[:2]
-    return (_like(v), v.new_empty(groups), v.new_empty(groups), v.new_empty(groups))
+    strength = v.new_empty(v.shape[:2], dtype=_check.accumulated(v.dtype))
+    return _like(v), strength, torch.empty_like(strength), torch.empty_like(strength)
 
 
 def _linf_backward_fake(grad: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     shapes = (v.shape, v.shape[:2], v.shape)
-    return tuple(v.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1], strict=True))
+    dtypes = [v.dtype] + 2 * [_check.accumulated(v.dtype)]
+    return tuple(
+        v.new_empty(s if need else (0,), dtype=dtype)
+        for s, dtype, need in zip(shapes, dtypes, rest[-1], strict=True)
+    )
 
 
 define(
@@ -113,7 +117,7 @@ def prox_mcp(
         strength: lambda >= 0, a float or a tensor that expands to (T, M).
         step: step size, same forms. Default 1.
         gamma: concavity, above `step`, same forms. Default 3.
-        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
 
     Returns:
         (T, M, C), dtype of `v`; differentiable in `v`, `strength`, `step` and `gamma`.
@@ -202,20 +206,19 @@ def prox_linf(
     Raises:
         ValueError, TypeError, RuntimeError: as `prox_mcp`.
     """
-    wide = _check_weights("prox_linf", v)
+    _check_weights("prox_linf", v)
     if metric is not None:
         _check.same_shape("prox_linf", "metric", metric, "v", tuple(v.shape))
-        metric = metric.to(wide.dtype)
-    level = _check.per_group("prox_linf", "strength", strength, wide)
-    level = level * _check.per_group("prox_linf", "step", step, wide)
+        metric = metric.to(_check.accumulated(v.dtype))
+    level = _check.per_group("prox_linf", "strength", strength, v)
+    level = level * _check.per_group("prox_linf", "step", step, v)
     ns = backends.namespace("prox_linf", v.device, backend)
-    return _LinfProx.apply(ns, wide, level, metric).to(v.dtype)
+    return _LinfProx.apply(ns, _check.prepared(ns, "prox_linf", v), level, metric).to(v.dtype)
 
 
-def _check_weights(op: str, v: Tensor) -> Tensor:
+def _check_weights(op: str, v: Tensor) -> None:
     _check.axes(op, "v", v, "(T, M, C)", 3)
     _check.floating(op, "v", v)
-    return _check.widened(v)
 
 
 def _check_above(
@@ -230,8 +233,8 @@ def _radial(
     op: str, v: Tensor, strength: float | Tensor, step: float | Tensor, shape: float | Tensor,
     kind: int, backend: str | None,
 ) -> Tensor:  # fmt: skip
-    wide = _check_weights(op, v)
+    _check_weights(op, v)
     values = (("strength", strength), ("step", step), ("shape", shape))
-    expanded = [_check.per_group(op, name, value, wide) for name, value in values]
+    expanded = [_check.per_group(op, name, value, v) for name, value in values]
     ns = backends.namespace(op, v.device, backend)
-    return _RadialProx.apply(ns, wide, *expanded, kind).to(v.dtype)
+    return _RadialProx.apply(ns, _check.prepared(ns, op, v), *expanded, kind).to(v.dtype)

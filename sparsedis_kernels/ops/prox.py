@@ -26,7 +26,11 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, M, C = x.shape
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
-    return tuple(x.new_empty(s if need else (0,)) for s, need in zip(shapes, needs, strict=True))
+    dtypes = [x.dtype] + 5 * [_check.accumulated(x.dtype)]
+    return tuple(
+        x.new_empty(s if need else (0,), dtype=dtype)
+        for s, dtype, need in zip(shapes, dtypes, needs, strict=True)
+    )
 
 
 def _reference_inplace(v: Tensor, *args: Any) -> None:
@@ -100,7 +104,7 @@ def prox(
         penalty: the regulariser; its tensor strengths may require gradients.
         step: step size >= 0, a float or 0-dim tensor. Default 1.
         metric: positive diagonal (T, M, C), for example Adam's denominator. Default None.
-        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
 
     Returns:
         The proximal point, (T, M, C), dtype of `v`; entries inside a threshold are exactly 0.
@@ -111,8 +115,7 @@ def prox(
         TypeError: `v` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device.
     """
-    args = _arguments("prox", v, penalty, step, metric)
-    ns = backends.namespace("prox", v.device, backend)
+    ns, *args = _arguments("prox", v, penalty, step, metric, backend)
     return _Prox.apply(ns, *args).to(v.dtype)
 
 
@@ -132,21 +135,23 @@ def prox_(
     """
     if torch.is_grad_enabled() and v.requires_grad:
         raise RuntimeError("prox_: v requires a gradient; use prox, or torch.no_grad()")
-    wide, *rest = _arguments("prox_", v, penalty, step, metric)
-    raw(backends.namespace("prox_", v.device, backend), "prox_")(wide, *rest)
+    ns, wide, *rest = _arguments("prox_", v, penalty, step, metric, backend)
+    raw(ns, "prox_")(wide, *rest)
     return v if wide is v else v.copy_(wide)
 
 
 def _arguments(
-    op: str, v: Tensor, penalty: Penalty, step: float | Tensor, metric: Tensor | None
-) -> tuple[Any, ...]:
+    op: str, v: Tensor, penalty: Penalty, step: float | Tensor, metric: Tensor | None,
+    backend: str | None,
+) -> tuple[Any, ...]:  # fmt: skip
     _check.axes(op, "v", v, "(T, M, C)", 3)
     _check.floating(op, "v", v)
     if not isinstance(step, Tensor) and step < 0:
         raise ValueError(f"{op}: step must be >= 0, got {step}")
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
-    wide = _check.widened(v)
-    numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), wide, step)
-    metric = None if metric is None else metric.to(wide.dtype)
-    return wide, *numbers.tensors, metric, numbers.scale, numbers.nonneg
+    ns = backends.namespace(op, v.device, backend)
+    like = v.new_empty((), dtype=_check.accumulated(v.dtype))
+    numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), like, step)
+    metric = None if metric is None else metric.to(like.dtype)
+    return ns, _check.prepared(ns, op, v), *numbers.tensors, metric, numbers.scale, numbers.nonneg

@@ -1,0 +1,222 @@
+"""Device functions that the kernels share: tiles of whole groups, their norms and their roots.
+
+Memory sees a tile flat, as `TILE.lanes` consecutive elements, so that accesses are 16 bytes wide
+for any C. Sums over groups see it blocked, with one axis of groups and one, `TILE.axis`, of
+entries. Where C is not a power of two a gather in shared memory goes from one form to the other.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def divide(a, b):
+    """a / b, correctly rounded."""
+    if a.dtype == tl.float32:
+        return tl.div_rn(a, b)
+    else:
+        return a / b
+
+
+@triton.jit
+def root(a):
+    """The square root, correctly rounded."""
+    if a.dtype == tl.float32:
+        return tl.sqrt_rn(a)
+    else:
+        return tl.sqrt(a)
+
+
+# ---- tiles
+
+
+@triton.jit
+def group_of(lane, TILE: tl.constexpr):
+    """The group of every flat lane; exact while a tile has fewer than 2^22 lanes."""
+    if TILE.C == 1:
+        return lane
+    else:
+        return ((lane.to(tl.float32) + 0.5) * (1.0 / TILE.C)).to(tl.int32)
+
+
+@triton.jit
+def offsets(lane, stride_m, stride_c, TILE: tl.constexpr):
+    """Where the flat lanes of a tile lie, from its first element: (lanes,)."""
+    if TILE.dense:
+        return lane
+    else:
+        group = group_of(lane, TILE)
+        return group.to(tl.int64) * stride_m + (lane - group * TILE.C).to(tl.int64) * stride_c
+
+
+@triton.jit
+def start(pointer, t, m, stride_t, stride_m, TILE: tl.constexpr):
+    """Where the tile of task t and features m on begins."""
+    return pointer + t * stride_t + m * stride_m
+
+
+@triton.jit
+def load_tile(pointer, lane, limit, stride_m, stride_c, other, TILE: tl.constexpr):
+    """Elements of the tile that starts at `pointer`, `other` from lane `limit` on: (lanes,)."""
+    at = pointer + offsets(lane, stride_m, stride_c, TILE)
+    if TILE.vector > 1:
+        at = tl.multiple_of(at, 16)
+    if TILE.vector == 1:
+        value = tl.load(at, mask=lane < limit, other=other)
+    elif limit % TILE.vector == 0:
+        # A mask that is constant over 16 bytes keeps the access 16 bytes wide.
+        value = tl.load(at, mask=lane // TILE.vector < limit // TILE.vector, other=other)
+    else:
+        value = tl.load(at, mask=lane < limit, other=other)
+    return value
+
+
+@triton.jit
+def store_tile(pointer, value, lane, limit, stride_m, stride_c, TILE: tl.constexpr):
+    """Write the first `limit` lanes of a tile."""
+    at = pointer + offsets(lane, stride_m, stride_c, TILE)
+    if TILE.vector > 1:
+        at = tl.multiple_of(at, 16)
+    if TILE.vector == 1:
+        tl.store(at, value, mask=lane < limit)
+    elif limit % TILE.vector == 0:
+        tl.store(at, value, mask=lane // TILE.vector < limit // TILE.vector)
+    else:
+        tl.store(at, value, mask=lane < limit)
+
+
+@triton.jit
+def blocked(flat, TILE: tl.constexpr):
+    """Flat (lanes,) as (groups, entries), or (entries, groups) if TILE.axis is 0; padding is 0."""
+    if TILE.groups == 1:
+        return tl.reshape(flat, (TILE.lanes, 1))
+    elif TILE.axis == 1:
+        return tl.reshape(flat, (TILE.groups, TILE.entries))
+    else:
+        entry = tl.arange(0, TILE.entries)[:, None]
+        lane = tl.arange(0, TILE.groups)[None, :] * TILE.C + entry
+        held = (entry < TILE.C) & (lane < TILE.lanes)
+        index = tl.reshape(tl.where(held, lane, 0), (TILE.entries * TILE.groups,))
+        block = tl.reshape(tl.gather(flat, index, 0), (TILE.entries, TILE.groups))
+        return tl.where(held, block, 0.0)
+
+
+@triton.jit
+def spread(value, lane, TILE: tl.constexpr):
+    """A value per group, (groups,), on the flat lanes of its entries: (lanes,)."""
+    if TILE.groups == TILE.lanes:
+        return value
+    elif TILE.groups == 1:
+        return tl.broadcast_to(value, (TILE.lanes,))
+    elif TILE.axis == 1:
+        wide = tl.broadcast_to(value[:, None], (TILE.groups, TILE.entries))
+        return tl.reshape(wide, (TILE.lanes,))
+    else:
+        return tl.gather(value, tl.minimum(group_of(lane, TILE), TILE.groups - 1), 0)
+
+
+# ---- strengths
+
+
+@triton.jit
+def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr):
+    """scale * data[t, m], or `scale` itself: one number, or one per group of the tile."""
+    if FORM == "number":
+        return scale.to(ACC)
+    elif FORM == "task":
+        return scale.to(ACC) * tl.load(data + t * stride_t).to(ACC)
+    else:
+        at = data + t * stride_t + m * stride_m
+        return scale.to(ACC) * tl.load(at, mask=held, other=0.0).to(ACC)
+
+
+@triton.jit
+def on_lanes(level, lane, FORM: tl.constexpr, TILE: tl.constexpr):
+    """A strength on the flat lanes; one number stays one."""
+    if FORM == "number" or FORM == "task":
+        return level
+    else:
+        return spread(level, lane, TILE)
+
+
+# ---- thresholds and norms
+
+
+@triton.jit
+def soft_threshold(v, level, NONNEG: tl.constexpr):
+    """sign(v) (|v| - level)_+, or its part >= 0. NaN stays NaN."""
+    if NONNEG:
+        return v - tl.minimum(v, level)
+    else:
+        return v - tl.minimum(tl.maximum(v, -level), level)
+
+
+@triton.jit
+def binary_scale(largest):
+    """(s, 1/s), s the power of two below `largest`: dividing by it rounds nothing."""
+    if largest.dtype == tl.float32:
+        bits = largest.to(tl.int32, bitcast=True) & 0x7F800000
+        bits = tl.minimum(tl.maximum(bits, 0x00800000), 0x7E800000)  # 2^-126 to 2^126
+        inverse = 0x7F000000 - bits
+    else:
+        bits = largest.to(tl.int64, bitcast=True) & 0x7FF0000000000000
+        bits = tl.minimum(tl.maximum(bits, 0x0010000000000000), 0x7FD0000000000000)
+        inverse = 0x7FE0000000000000 - bits
+    dtype: tl.constexpr = largest.dtype
+    return bits.to(dtype, bitcast=True), inverse.to(dtype, bitcast=True)
+
+
+@triton.jit
+def scaled_norm(block, AXIS: tl.constexpr):
+    """(n, s, 1/s) with ||group|| = n s: squares neither overflow nor vanish. Each is (groups,)."""
+    scale, inverse = binary_scale(tl.max(tl.abs(block), AXIS))
+    scaled = block * tl.expand_dims(inverse, AXIS)
+    return root(tl.sum(scaled * scaled, AXIS)), scale, inverse
+
+
+@triton.jit
+def secular_radius(u, diagonal, level, AXIS: tl.constexpr, STEPS: tl.constexpr):
+    """r >= 0 with sum_i (u_i / (D_i r + level))^2 = 1, or 0 where ||u|| <= level: (groups,).
+
+    The reciprocal Newton iteration (Hebden 1973; More and Sorensen 1983) climbs to the root from
+    the larger of two lower bounds: (||u|| - level) / max D and max (|u_i| - level) / D_i.
+    `u` is scaled, so that its squares are safe; D > 0 in padding too.
+    """
+    size = root(tl.sum(u * u, AXIS))
+    wide = tl.expand_dims(level, AXIS)
+    single = tl.max((tl.abs(u) - wide) / diagonal, AXIS)
+    radius = tl.maximum((size - level) / tl.max(diagonal, AXIS), single)
+    live = size > level
+    radius = tl.where(live, radius, 0.0)
+    for _ in range(STEPS):
+        inverse = 1.0 / (diagonal * tl.expand_dims(radius, AXIS) + wide)
+        q = u * inverse
+        q = q * q
+        t = tl.sum(q, AXIS)
+        s = tl.sum(q * diagonal * inverse, AXIS)
+        step = t * (root(t) - 1.0) / s
+        radius = tl.where(live & (step > 0.0), radius + step, radius)
+    return tl.where(size != size, size, radius)
+
+
+# ---- one group of the prox
+
+
+@triton.jit
+def plain_factor(size, level, curvature):
+    """(1 - level/size)_+ / D for a group whose quadratic is uniform; NaN stays NaN: (groups,)."""
+    factor = divide(size - level, size * curvature)
+    return tl.where(size > level, factor, tl.where(size != size, size, 0.0))
+
+
+@triton.jit
+def pull(u_block, diagonal, level, AXIS: tl.constexpr, STEPS: tl.constexpr):
+    """level / ||x||, infinite where x is 0, for x = argmin 1/2 x'Dx + level ||x|| - u'x: (groups,).
+
+    The solution is x = u / (D + level/||x||).
+    """
+    _, inverse = binary_scale(tl.max(tl.abs(u_block), AXIS))
+    scaled = u_block * tl.expand_dims(inverse, AXIS)
+    radius = secular_radius(scaled, diagonal, level * inverse, AXIS, STEPS)
+    # Without a level there is no pull, also on a group that is zero.
+    return tl.where(level == 0.0, radius * 0.0, level * inverse / radius)

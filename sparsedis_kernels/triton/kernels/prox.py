@@ -1,0 +1,227 @@
+"""The prox of the nested penalty.
+
+Without the shared level a program solves the groups of a tile and writes them. With it, a feature's
+norm over all tasks comes first: sums over chunks of tasks, one number per chunk and feature, then
+one program per block of features adds the chunks in order. No atomics: results repeat bit for bit.
+"""
+
+import triton
+import triton.language as tl
+
+from sparsedis_kernels.triton.kernels.groups import (
+    blocked,
+    divide,
+    load_tile,
+    on_lanes,
+    plain_factor,
+    pull,
+    scaled_norm,
+    soft_threshold,
+    spread,
+    start,
+    store_tile,
+    strength,
+)
+
+
+@triton.jit
+def thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m, metric_c,
+                l1_level, L1: tl.constexpr, NONNEG: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """(u, d) on the flat lanes: u = ST(d v, l1), and the metric d, or 1."""
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
+    if metric is not None:
+        at = start(metric, t, m0, metric_t, metric_m, TILE)
+        d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+        u = u * d
+    else:
+        d = 1.0
+    return soft_threshold(u, on_lanes(l1_level, lane, L1, TILE), NONNEG), d
+
+
+@triton.jit
+def prox_kernel(
+    v, metric, x, l1, group, ridge, theta, shared,
+    T, M, blocks, tasks,
+    v_t, v_m, v_c, metric_t, metric_m, metric_c, x_t, x_m, x_c,
+    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    AXIS: tl.constexpr = TILE.axis
+    program = tl.program_id(0)
+    m0 = (program % blocks).to(tl.int64) * TILE.filled
+    t0 = (program // blocks).to(tl.int64) * tasks
+    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    lane = tl.arange(0, TILE.lanes)
+    m = m0 + tl.arange(0, TILE.groups)
+    held = m < tl.minimum(M, m0 + TILE.filled)
+    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    if theta is not None:
+        size_m = tl.load(theta + m, mask=held, other=1.0)
+        shared_m = tl.load(shared + m, mask=held, other=0.0)
+    for t in range(t0, tl.minimum(t0 + tasks, T)):
+        if L1 == "task" or L1 == "both":
+            l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        if GROUP == "task" or GROUP == "both":
+            group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+        if RIDGE == "task" or RIDGE == "both":
+            ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+        u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
+                           metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
+        if metric is not None:
+            curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
+            if theta is not None:
+                curvature = curvature * spread(size_m, lane, TILE) + spread(shared_m, lane, TILE)
+                curvature = tl.where(curvature > 0.0, curvature, 1.0)
+        else:
+            curvature = 1.0 + ridge_level
+            if theta is not None:
+                curvature = curvature * size_m + shared_m
+                curvature = tl.where(curvature > 0.0, curvature, 1.0)
+        if not GROUPED or TILE.C == 1:
+            if GROUPED:
+                u = soft_threshold(u, on_lanes(group_level, lane, GROUP, TILE), False)
+            if metric is not None:
+                y = u / curvature
+            elif theta is not None:
+                y = divide(u, spread(curvature, lane, TILE))
+            else:
+                y = divide(u, on_lanes(curvature, lane, RIDGE, TILE))
+        elif metric is None:
+            size, _, inverse = scaled_norm(blocked(u, TILE), AXIS)
+            y = u * spread(plain_factor(size, group_level * inverse, curvature), lane, TILE)
+        else:
+            diagonal = blocked(curvature, TILE)
+            diagonal = tl.where(diagonal > 0.0, diagonal, 1.0)  # in padding
+            k = pull(blocked(u, TILE), diagonal, group_level, AXIS, STEPS)
+            y = u / (curvature + spread(k, lane, TILE))
+        if theta is not None:
+            y = y * spread(size_m, lane, TILE)
+        at = start(x, t, m0, x_t, x_m, TILE)
+        store_tile(at, y.to(x.dtype.element_ty), lane, limit, x_m, x_c, TILE)
+
+
+@triton.jit
+def feature_sums_kernel(
+    v, metric, l1, group, ridge, theta, shared, first_sum, second_sum,
+    T, M, blocks, tasks,
+    v_t, v_m, v_c, metric_t, metric_m, metric_c,
+    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """Sums of a chunk of tasks for every feature: (chunks, M) in float64.
+
+    Without theta: the squared norm of the groups after their threshold, and the largest curvature.
+    With it: ||y||^2 of the groups y that theta gives, and its slope (see `feature_step`).
+    """
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    AXIS: tl.constexpr = TILE.axis
+    program = tl.program_id(0)
+    chunk = (program // blocks).to(tl.int64)
+    m0 = (program % blocks).to(tl.int64) * TILE.filled
+    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    lane = tl.arange(0, TILE.lanes)
+    m = m0 + tl.arange(0, TILE.groups)
+    held = m < tl.minimum(M, m0 + TILE.filled)
+    first = tl.zeros((TILE.groups,), tl.float64)
+    second = tl.zeros((TILE.groups,), tl.float64)
+    if theta is not None:
+        size_m = tl.load(theta + m, mask=held, other=1.0)
+        shared_m = tl.load(shared + m, mask=held, other=0.0)
+    for t in range(chunk * tasks, tl.minimum((chunk + 1) * tasks, T)):
+        l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+        ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+        u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
+                           metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
+        block = blocked(u, TILE)
+        if theta is None:
+            size, scale, inverse = scaled_norm(block, AXIS)
+            if GROUPED:
+                level = group_level * inverse
+                size = tl.where(size <= level, 0.0, size - level)
+            norm = size.to(tl.float64) * scale.to(tl.float64)
+            first += norm * norm
+            if metric is not None:
+                D = tl.max(blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE), AXIS)
+            else:
+                D = 1.0 + ridge_level
+            second = tl.maximum(second, D.to(tl.float64))
+        elif metric is None:
+            D = 1.0 + ridge_level
+            e = D * size_m + shared_m
+            size, scale, inverse = scaled_norm(block, AXIS)
+            if GROUPED:
+                level = group_level * inverse
+                size = tl.where(size <= level, 0.0, size - level)
+            norm = size.to(tl.float64) * scale.to(tl.float64) / e
+            first += norm * norm
+            second += norm * norm * (D / e).to(tl.float64)
+        else:
+            D = blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
+            D = tl.where(D > 0.0, D, 1.0)  # in padding
+            e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
+            if GROUPED:
+                k = pull(block, e, group_level, AXIS, STEPS)
+                a = e + tl.expand_dims(k, AXIS)
+            else:
+                a = e
+            y = block / a
+            q = y * y / a
+            s2 = tl.sum(q * D, AXIS)
+            slope = s2
+            if GROUPED:
+                boost = k * tl.sum(q, AXIS) / tl.sum(q * e, AXIS)
+                slope = tl.where(s2 > 0.0, s2 * (1.0 + boost), s2)
+            first += tl.sum(y * y, AXIS).to(tl.float64)
+            second += slope.to(tl.float64)
+    tl.store(first_sum + chunk * M + m, first, mask=held)
+    tl.store(second_sum + chunk * M + m, second, mask=held)
+
+
+@triton.jit
+def chunk_total(sums, m, held, chunks, M, MAXIMUM: tl.constexpr, CHUNKS: tl.constexpr):
+    """Sum, or maximum, over chunks in their order: (features,)."""
+    total = tl.zeros(m.shape, tl.float64)
+    for first in range(0, chunks, CHUNKS):
+        chunk = (first + tl.arange(0, CHUNKS)).to(tl.int64)[:, None]
+        mask = (chunk < chunks) & held[None, :]
+        value = tl.load(sums + chunk * M + m[None, :], mask=mask, other=0.0)
+        if MAXIMUM:
+            total = tl.maximum(total, tl.max(value, 0))
+        else:
+            total += tl.sum(value, 0)
+    return total
+
+
+@triton.jit
+def feature_step_kernel(
+    first_sum, second_sum, theta, shared, chunks, M,
+    FIRST: tl.constexpr, FEATURES: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """theta_m = ||x_m||_F: its start (exact where D is uniform), or one reciprocal Newton step.
+
+    It solves ||y(theta)||_F = 1 for the groups' y, where (D theta + shared) y + group y/||y|| = u.
+    """
+    m = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
+    held = m < M
+    norm = tl.sqrt(chunk_total(first_sum, m, held, chunks, M, False, CHUNKS))
+    second = chunk_total(second_sum, m, held, chunks, M, FIRST, CHUNKS)
+    level = tl.load(shared + m, mask=held, other=0.0).to(tl.float64)
+    if FIRST:
+        size = tl.where(norm <= level, 0.0, (norm - level) / second)
+        # Where the level is absent the feature is not coupled: theta = 1 leaves its groups alone.
+        size = tl.where((level == 0.0) & (norm > 0.0), 1.0, size)
+    else:
+        size = tl.load(theta + m, mask=held, other=0.0).to(tl.float64)
+        step = norm * norm * (norm - 1.0) / second
+        size = tl.where((size > 0.0) & (level > 0.0) & (step > 0.0), size + step, size)
+    tl.store(theta + m, size.to(theta.dtype.element_ty), mask=held)

@@ -1,0 +1,217 @@
+"""The vector-Jacobian product of the nested prox.
+
+A y = grad on the support, with A = diag(D + k + kappa) - k xh xh' - kappa Xh Xh', where
+k = group/||x_g||, kappa = shared/||x_m||_F, xh = x_g/||x_g||, Xh = x_m/||x_m||_F: Sherman-Morrison
+in each group, then once over the feature, whose sums over tasks come in chunks as in the forward.
+"""
+
+import triton
+import triton.language as tl
+
+from sparsedis_kernels.triton.kernels.groups import (
+    blocked,
+    load_tile,
+    on_lanes,
+    scaled_norm,
+    spread,
+    start,
+    store_tile,
+    strength,
+)
+
+
+@triton.jit
+def solved_groups(block, level, AXIS: tl.constexpr):
+    """(xh, k, 1/||x_g||, whether x_g is not 0) of blocked groups; NaN stays NaN."""
+    size, _, inverse = scaled_norm(block, AXIS)
+    some = size != 0.0
+    over = inverse / tl.where(some, size, 1.0)
+    return block * tl.expand_dims(over, AXIS), tl.where(some, level * over, 0.0), over, some
+
+
+@triton.jit
+def metric_sums(unit, rhs, D, e, k, AXIS: tl.constexpr):
+    """(xh.b/a, xh.(D xh/a), xh.(e xh/a), xh.xh/a) per group, with a = e + k."""
+    over = 1.0 / (e + tl.expand_dims(k, AXIS))
+    q = unit * unit * over
+    projection = tl.sum(unit * rhs * over, AXIS)
+    return projection, tl.sum(q * D, AXIS), tl.sum(q * e, AXIS), tl.sum(q, AXIS)
+
+
+@triton.jit
+def padded(diagonal, TILE: tl.constexpr):
+    """A positive diagonal in blocked form, 1 in padding."""
+    block = blocked(diagonal, TILE)
+    return tl.where(block > 0.0, block, 1.0)
+
+
+@triton.jit
+def prox_backward_kernel(
+    grad, x, v, metric, grad_v, grad_metric, grad_l1, grad_group, grad_ridge,
+    l1, group, ridge, kappa, lift, alive,
+    T, M, blocks, tasks,
+    grad_t, grad_m, grad_c, x_t, x_m, x_c, v_t, v_m, v_c, metric_t, metric_m, metric_c,
+    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+    GROUPED: tl.constexpr, ZEROS: tl.constexpr,
+):  # fmt: skip
+    """y = A^-1 grad on the support of x, and what follows from it for every input.
+
+    ZEROS says whether an entry that is 0 in a live group may move: "held" if l1 or the bound holds
+    every one, "free" if nothing does, "either" if l1 differs between groups.
+    """
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    AXIS: tl.constexpr = TILE.axis
+    program = tl.program_id(0)
+    m0 = (program % blocks).to(tl.int64) * TILE.filled
+    t0 = (program // blocks).to(tl.int64) * tasks
+    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    lane = tl.arange(0, TILE.lanes)
+    m = m0 + tl.arange(0, TILE.groups)
+    held = m < tl.minimum(M, m0 + TILE.filled)
+    if kappa is not None:
+        kappa_m = tl.load(kappa + m, mask=held, other=0.0)
+        lift_m = tl.load(lift + m, mask=held, other=0.0)
+        alive_m = tl.load(alive + m, mask=held, other=0).to(tl.int1)
+    for t in range(t0, tl.minimum(t0 + tasks, T)):
+        l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+        ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+        at = start(grad, t, m0, grad_t, grad_m, TILE)
+        b = load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC)
+        at = start(x, t, m0, x_t, x_m, TILE)
+        w = load_tile(at, lane, limit, x_m, x_c, 0.0, TILE).to(ACC)
+        if metric is not None:
+            at = start(metric, t, m0, metric_t, metric_m, TILE)
+            d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+            D = d + on_lanes(ridge_level, lane, RIDGE, TILE)
+            e = D
+        else:
+            D = tl.zeros((TILE.groups,), ACC) + (1.0 + ridge_level)
+            e = D
+        if kappa is not None:
+            b += w * spread(lift_m, lane, TILE)
+            if metric is not None:
+                e += spread(kappa_m, lane, TILE)
+            else:
+                e += kappa_m
+        open_group = held
+        if kappa is not None:
+            open_group = open_group & alive_m
+        if GROUPED and TILE.C > 1:
+            block = blocked(w, TILE)
+            unit, k, over, some = solved_groups(block, group_level, AXIS)
+            open_group = some | ((group_level == 0.0) & open_group)
+        elif GROUPED:
+            open_group = (w != 0.0) | ((group_level == 0.0) & open_group)
+        if ZEROS == "either":
+            open_group = open_group & (l1_level == 0.0)
+        if ZEROS == "held":
+            live = w != 0.0
+        else:
+            live = (w != 0.0) | (spread(open_group.to(ACC), lane, TILE) > 0.0)
+        b = tl.where(live, b, 0.0)
+        if GROUPED and TILE.C > 1:
+            rhs = blocked(b, TILE)
+            if metric is not None:
+                diagonal = padded(e, TILE)
+                projection, _, denominator, _ = metric_sums(unit, rhs, diagonal, diagonal, k, AXIS)
+                along = tl.where(some & (k > 0.0), k * projection / denominator, k)
+                y = (b + w * spread(along * over, lane, TILE)) / (e + spread(k, lane, TILE))
+            else:
+                along = k / e * tl.sum(unit * rhs, AXIS)
+                y = (b + w * spread(along * over, lane, TILE)) * spread(1.0 / (e + k), lane, TILE)
+            y = tl.where(live, y, 0.0)
+        elif metric is not None:
+            y = b / e
+        else:
+            y = b / spread(e, lane, TILE)
+        at = (t * M + m0) * TILE.C
+        if grad_v is not None:
+            y_v = y
+            if metric is not None:
+                y_v = y * d
+            y_v = y_v.to(grad_v.dtype.element_ty)
+            store_tile(grad_v + at, y_v, lane, limit, TILE.C, 1, TILE)
+        if grad_metric is not None:
+            u = start(v, t, m0, v_t, v_m, TILE)
+            moved = load_tile(u, lane, limit, v_m, v_c, 0.0, TILE).to(ACC) - w
+            moved = (moved * y).to(grad_metric.dtype.element_ty)
+            store_tile(grad_metric + at, moved, lane, limit, TILE.C, 1, TILE)
+        if grad_l1 is not None or grad_group is not None or grad_ridge is not None:
+            values = blocked(y, TILE)
+            point = blocked(w, TILE)
+            at = t * M + m
+            if grad_l1 is not None:
+                sign = tl.where(point > 0.0, values, tl.where(point < 0.0, -values, 0.0))
+                tl.store(grad_l1 + at, -l1_scale.to(ACC) * tl.sum(sign, AXIS), mask=held)
+            if grad_group is not None:
+                unit, _, _, _ = solved_groups(point, group_level, AXIS)
+                total = tl.sum(unit * values, AXIS)
+                tl.store(grad_group + at, -group_scale.to(ACC) * total, mask=held)
+            if grad_ridge is not None:
+                total = tl.sum(point * values, AXIS)
+                tl.store(grad_ridge + at, -ridge_scale.to(ACC) * total, mask=held)
+
+
+@triton.jit
+def feature_projections_kernel(
+    grad, x, metric, group, ridge, theta, kappa, first_sum, second_sum,
+    T, M, blocks, tasks,
+    grad_t, grad_m, grad_c, x_t, x_m, x_c, metric_t, metric_m, metric_c,
+    group_t, group_m, ridge_t, ridge_m,
+    group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+):  # fmt: skip
+    """Sums of a chunk of tasks for every feature: (chunks, M) in float64.
+
+    Without theta: ||x_m||^2 alone. With it: Xh' B^-1 grad and Xh' B^-1 D Xh, B being A without its
+    last term; the latter is 1 - kappa Xh' B^-1 Xh without its cancellation.
+    """
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    AXIS: tl.constexpr = TILE.axis
+    program = tl.program_id(0)
+    chunk = (program // blocks).to(tl.int64)
+    m0 = (program % blocks).to(tl.int64) * TILE.filled
+    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    lane = tl.arange(0, TILE.lanes)
+    m = m0 + tl.arange(0, TILE.groups)
+    held = m < tl.minimum(M, m0 + TILE.filled)
+    first = tl.zeros((TILE.groups,), tl.float64)
+    second = tl.zeros((TILE.groups,), tl.float64)
+    if theta is not None:
+        theta_m = tl.load(theta + m, mask=held, other=1.0)
+        kappa_m = tl.load(kappa + m, mask=held, other=0.0)
+    for t in range(chunk * tasks, tl.minimum((chunk + 1) * tasks, T)):
+        at = start(x, t, m0, x_t, x_m, TILE)
+        block = blocked(load_tile(at, lane, limit, x_m, x_c, 0.0, TILE).to(ACC), TILE)
+        if theta is None:
+            size, scale, _ = scaled_norm(block, AXIS)
+            norm = size.to(tl.float64) * scale.to(tl.float64)
+            first += norm * norm
+        else:
+            group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+            ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+            at = start(grad, t, m0, grad_t, grad_m, TILE)
+            rhs = blocked(load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC), TILE)
+            unit, k, over, some = solved_groups(block, group_level, AXIS)
+            share = tl.where(some & (theta_m > 0.0), 1.0 / (over * theta_m), 0.0)
+            if metric is not None:
+                at = start(metric, t, m0, metric_t, metric_m, TILE)
+                d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+                D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
+                e = D + tl.expand_dims(kappa_m, AXIS)
+                projection, slope, denominator, plain = metric_sums(unit, rhs, D, e, k, AXIS)
+                boost = tl.where(some, 1.0 + k * plain / denominator, 1.0)
+                projection *= boost
+                slope *= boost
+            else:
+                D = 1.0 + ridge_level
+                projection = tl.sum(unit * rhs, AXIS) / (D + kappa_m)
+                slope = D / (D + kappa_m)
+            first += (share * projection).to(tl.float64)
+            second += (share * share * slope).to(tl.float64)
+    tl.store(first_sum + chunk * M + m, first, mask=held)
+    if theta is not None:
+        tl.store(second_sum + chunk * M + m, second, mask=held)

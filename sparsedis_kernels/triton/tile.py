@@ -1,0 +1,164 @@
+"""How a (T, M, C) problem is cut into programs: plain functions of shapes, strides and dtypes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+BYTES = 4096  # of one array in a tile: two 16-byte accesses for each of 128 threads
+TASKS = 32  # at most, that one program walks through
+PROGRAMS = 1024  # enough to fill a device; more tasks make programs longer
+MAX_LANES = 16384  # of one tile; longer groups are walked through in chunks
+MAX_WARPS = 16
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (max(n, 1) - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Consecutive groups of one task that a program handles at a time; a constant of the kernel."""
+
+    C: int  # entries of a group
+    filled: int  # groups in a full tile
+    groups: int  # `filled` and `C`, rounded up to powers of two
+    entries: int
+    lanes: int  # a power of two >= filled * C
+    vector: int  # elements of a 16-byte access, or 1 where arrays are not aligned
+    dense: bool  # groups and their entries lie one after another in memory
+    double: bool  # computes in float64, else in float32
+
+    @property
+    def axis(self) -> int:
+        """The axis of entries in blocked form: in registers of one thread where C is odd-sized."""
+        return 1 if self.entries == self.C and self.groups > 1 else 0
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program: eight float32 elements of a full tile for each thread."""
+        return min(max(self.lanes // 256, 4), MAX_WARPS)
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor of the problem and its strides over (T, M, C) or, for a strength, over (T, M)."""
+
+    data: Tensor
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def of(data: Tensor) -> View:
+        """The view of a tensor as it lies in memory."""
+        return View(data, data.stride())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes and tensors of one launch, with axes merged where every tensor allows it."""
+
+    T: int
+    M: int
+    C: int
+    arrays: tuple[View | None, ...]
+    strengths: tuple[View | None, ...]
+
+    @staticmethod
+    def of(
+        shape: Sequence[int], arrays: Sequence[Tensor | None], strengths: Sequence[Tensor | None]
+    ) -> Problem:
+        """The problem as it is: shape and `arrays` (T, M, C), `strengths` (T, M)."""
+        views = [None if a is None else View.of(a) for a in arrays]
+        levels = [None if s is None else View.of(s) for s in strengths]
+        T, M, C = shape
+        return Problem(T, M, C, tuple(views), tuple(levels))
+
+    def merged(self, *, grouped: bool) -> Problem:
+        """The problem with tasks merged into features, and entries too if nothing groups them.
+
+        Only where the strides allow it, and for ops that treat every group alike.
+        """
+        problem = self._with_tasks_merged()
+        return problem if grouped else problem._with_entries_merged()
+
+    @property
+    def dense(self) -> bool:
+        """Whether the groups of a task, and their entries, follow one another in every array."""
+        return all(a is None or a.strides[1:] == (self.C, 1) for a in self.arrays)
+
+    def _with_tasks_merged(self) -> Problem:
+        present = [v for v in (*self.arrays, *self.strengths) if v is not None]
+        if self.T == 1 or any(v.strides[0] != self.M * v.strides[1] for v in present):
+            return self
+
+        def merged(v: View | None) -> View | None:
+            return None if v is None else View(v.data, (0, *v.strides[1:]))
+
+        arrays, strengths = (tuple(map(merged, vs)) for vs in (self.arrays, self.strengths))
+        return Problem(1, self.T * self.M, self.C, arrays, strengths)
+
+    def _with_entries_merged(self) -> Problem:
+        repeated = all(s is None or s.strides[1] == 0 for s in self.strengths)
+        if not (self.dense and repeated):
+            return self
+        arrays = tuple(
+            None if a is None else View(a.data, (a.strides[0], 1, 1)) for a in self.arrays
+        )
+        return replace(self, M=self.M * self.C, C=1, arrays=arrays)
+
+    @property
+    def strides(self) -> list[int]:
+        """Three strides for every array, then two for every strength; 0 where there is none."""
+        arrays = [(0, 0, 0) if a is None else a.strides for a in self.arrays]
+        strengths = [(0, 0) if s is None else s.strides for s in self.strengths]
+        return [stride for strides in (*arrays, *strengths) for stride in strides]
+
+    def form(self, k: int) -> str:
+        """How strength k varies: "number", or a tensor's "task", "feature" or "both"."""
+        view = self.strengths[k]
+        if view is None:
+            return "number"
+        if view.strides[1] == 0:
+            return "task"
+        return "feature" if self.T == 1 or view.strides[0] == 0 else "both"
+
+    def tile(self) -> Tile:
+        """The tile of this problem."""
+        size = max(a.data.element_size() for a in self.arrays if a is not None)
+        entries = power_of_two(self.C)
+        lanes = max(BYTES // size, entries)
+        vector = self._vector(size) if self.dense else 1
+        filled = lanes // self.C
+        filled -= filled % (vector // math.gcd(self.C, vector))
+        if filled == 0:
+            filled, vector = 1, 1
+        groups = power_of_two(filled)
+        return Tile(self.C, filled, groups, entries, lanes, vector, self.dense, size == 8)
+
+    def _vector(self, size: int) -> int:
+        """Elements of a 16-byte access if every task of every array starts on 16 bytes, else 1."""
+        for a in self.arrays:
+            if a is not None and (
+                a.data.data_ptr() % 16 or a.strides[0] * a.data.element_size() % 16
+            ):
+                return 1
+        return 16 // size
+
+    def grid(self, tile: Tile) -> tuple[int, int, int]:
+        """(blocks of features, tasks per program, programs).
+
+        A program walks through several tasks, and keeps what they share, where there are many.
+        """
+        blocks = -(-self.M // tile.filled)
+        tasks = min(max(self.T * blocks // PROGRAMS, 1), TASKS)
+        return blocks, tasks, blocks * -(-self.T // tasks)
+
+    def chunks(self, tile: Tile) -> tuple[int, int, int]:
+        """(blocks of features, tasks per chunk, chunks) for sums over all tasks."""
+        blocks = -(-self.M // tile.filled)
+        tasks = max(1, -(-self.T * blocks // PROGRAMS))
+        return blocks, tasks, -(-self.T // tasks)
