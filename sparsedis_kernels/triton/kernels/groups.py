@@ -146,9 +146,11 @@ def on_lanes(level, lane, FORM: tl.constexpr, TILE: tl.constexpr):
 def soft_threshold(v, level, NONNEG: tl.constexpr):
     """sign(v) (|v| - level)_+, or its part >= 0. NaN stays NaN."""
     if NONNEG:
-        return v - tl.minimum(v, level)
+        inside = tl.minimum(v, level)
     else:
-        return v - tl.minimum(tl.maximum(v, -level), level)
+        inside = tl.minimum(tl.maximum(v, -level), level)
+    # Where v is a product the difference may be fused with it, and would not be 0 inside.
+    return tl.where(inside == v, 0.0, v - inside)
 
 
 @triton.jit
