@@ -41,7 +41,6 @@ def feature_usage_backward(grad_magnitude: Tensor, w: Tensor) -> Tensor:
     grad_w = torch.empty_like(w, memory_format=torch.contiguous_format)
     grad = grad_magnitude.expand(w.shape[:2])
     problem = Problem.of(w.shape, (w, grad_w), (grad,)).merged(grouped=False)
-    launch_on_groups(
-        feature_usage_backward_kernel, problem, (w, grad_w, grad), GRAD=problem.form(0)
-    )
+    tensors = (w, grad_w, grad)
+    launch_on_groups(feature_usage_backward_kernel, problem, w, *tensors, GRAD=problem.form(0))
     return grad_w

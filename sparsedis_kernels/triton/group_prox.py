@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,18 +21,18 @@ KINDS = {MCP: "mcp", SCAD: "scad"}  # else L0
 
 
 def launch_on_groups(
-    kernel: Any, problem: Problem, tensors: Sequence[Tensor | None], **constants: Any
+    kernel: Any, problem: Problem, like: Tensor, *tensors: Tensor | None, **constants: Any
 ) -> None:
-    """Run a kernel that handles every group on its own; its arguments are in `place`'s order.
+    """Run a kernel that handles every group on its own, unless there is none.
 
     Args:
         kernel: takes `tensors`, T, M, blocks, tasks, all strides and TILE.
         problem: sizes and strides.
-        tensors: pointers, the first of them an array of the problem.
+        like: an array of the problem.
+        tensors: run-time arguments, None for absent ones.
         constants: further compile-time arguments.
     """
-    like = tensors[0]
-    if like is None or like.numel() == 0:
+    if like.numel() == 0:
         return
     tile = problem.tile()
     blocks, tasks, programs = problem.grid(tile)
@@ -68,16 +67,16 @@ def _launch_radial(
 ) -> None:  # fmt: skip
     problem = Problem.of(arrays[0].shape, arrays, levels).merged(grouped=True)
     forms = {"LAM": problem.form(0), "ETA": problem.form(1), "SHAPE": problem.form(2)}
-    launch_on_groups(
-        kernel, problem, (*arrays, *levels, *grads), KIND=KINDS.get(kind, "l0"), **forms
-    )
+    tensors = (*arrays, *levels, *grads)
+    launch_on_groups(kernel, problem, arrays[0], *tensors, KIND=KINDS.get(kind, "l0"), **forms)
 
 
 def linf_prox(v: Tensor, strength: Tensor, metric: Tensor | None) -> Tensor:
     """`sparsedis_kernels.reference.linf_prox`."""
     x = torch.empty_like(v, memory_format=torch.contiguous_format)
     problem = Problem.of(v.shape, (v, metric, x), (strength,)).merged(grouped=True)
-    launch_on_groups(linf_prox_kernel, problem, (v, metric, x, strength), LEVEL=problem.form(0))
+    tensors = (v, metric, x, strength)
+    launch_on_groups(linf_prox_kernel, problem, v, *tensors, LEVEL=problem.form(0))
     return x
 
 
@@ -98,5 +97,5 @@ def linf_prox_backward(
     arrays = (grad, v, x, metric, grad_v, grad_metric)
     problem = Problem.of(v.shape, arrays, (strength,)).merged(grouped=True)
     tensors = (*arrays, strength, grad_strength)
-    launch_on_groups(linf_prox_backward_kernel, problem, tensors, LEVEL=problem.form(0))
+    launch_on_groups(linf_prox_backward_kernel, problem, v, *tensors, LEVEL=problem.form(0))
     return grads

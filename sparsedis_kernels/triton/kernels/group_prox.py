@@ -184,14 +184,16 @@ def clip_level(size, weight, level, TILE: tl.constexpr):
     most C steps, and each is exact on the entries above it.
     """
     level = level + tl.zeros_like(tl.max(size, TILE.axis))
-    tau = raised(tl.where(level <= 0.0, float("inf"), 0.0), size, weight, level, TILE.axis)
-    if TILE.C > 1:
-        step = 1
-        rising = tl.max((tau > 0.0).to(tl.int32), 0)
+    tau = tl.where(level <= 0.0, float("inf"), 0.0).to(size.dtype)
+    if TILE.C == 1:
+        tau = raised(tau, size, weight, level, TILE.axis)
+    else:
+        step = 0
+        rising = 1
         while (rising > 0) & (step <= TILE.C):
-            tau_next = raised(tau, size, weight, level, TILE.axis)
-            rising = tl.max((tau_next > tau).to(tl.int32), 0)
-            tau = tau_next
+            below = tau
+            tau = raised(below, size, weight, level, TILE.axis)
+            rising = tl.max((tau > below).to(tl.int32), 0)
             step += 1
     return tau
 
