@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,8 @@ def op_table() -> list[tuple[str, str, str, str]]:
         for device in ("cpu", "cuda"):
             there = available(op, device)
             serves = next(name for name, reason in there.items() if reason is None)
-            better = list(there)[: list(there).index(serves)]
-            reasons = [f"{name}: {there[name]}" for name in better]
+            better = takewhile(lambda item: item[1] is not None, there.items())
+            reasons = [f"{name}: {reason}" for name, reason in better]
             rows.append((op, device, serves, "; ".join(reasons)))
     return rows
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from sparsedis_kernels import backends
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 def floating(op: str, name: str, value: Tensor) -> None:
     """Raise TypeError unless `value` has a floating dtype."""
@@ -34,7 +32,7 @@ def same_shape(op: str, name: str, value: Tensor, other: str, expected: tuple[in
 
 def accumulated(dtype: torch.dtype) -> torch.dtype:
     """The dtype that is computed in: sums accumulate in float32 at least."""
-    return torch.float32 if dtype in HALF else dtype
+    return torch.promote_types(dtype, torch.float32)
 
 
 def widened(value: Tensor) -> Tensor:

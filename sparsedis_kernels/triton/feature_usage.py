@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.triton.group_prox import launch_on_groups
 from sparsedis_kernels.triton.kernels.feature_usage import (
     feature_usage_backward_kernel,
     feature_usage_kernel,
 )
-from sparsedis_kernels.triton.launch import launch
+from sparsedis_kernels.triton.launch import launch, launch_on_groups
 from sparsedis_kernels.triton.tile import Problem
 
 
@@ -20,7 +19,7 @@ def feature_usage(w: Tensor) -> tuple[Tensor, ...]:
     Sums over a chunk of tasks in one pass over w, then over chunks. No atomics: results repeat.
     """
     T, M, _ = w.shape
-    dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(w.dtype, torch.float32)
     if w.numel() == 0:
         return w.new_zeros(M, dtype=dtype), *(w.new_zeros(n, dtype=torch.int64) for n in (M, T))
     problem = Problem.of(w.shape, (w,), ())

@@ -14,32 +14,10 @@ from sparsedis_kernels.triton.kernels.group_prox import (
     radial_prox_backward_kernel,
     radial_prox_kernel,
 )
-from sparsedis_kernels.triton.launch import launch
+from sparsedis_kernels.triton.launch import launch_on_groups
 from sparsedis_kernels.triton.tile import Problem
 
 KINDS = {MCP: "mcp", SCAD: "scad"}  # else L0
-
-
-def launch_on_groups(
-    kernel: Any, problem: Problem, like: Tensor, *tensors: Tensor | None, **constants: Any
-) -> None:
-    """Run a kernel that handles every group on its own, unless there is none.
-
-    Args:
-        kernel: takes `tensors`, T, M, blocks, tasks, all strides and TILE.
-        problem: sizes and strides.
-        like: an array of the problem.
-        tensors: run-time arguments, None for absent ones.
-        constants: further compile-time arguments.
-    """
-    if like.numel() == 0:
-        return
-    tile = problem.tile()
-    blocks, tasks, programs = problem.grid(tile)
-    launch(
-        kernel, programs, tile.warps, like,
-        *tensors, problem.T, problem.M, blocks, tasks, *problem.strides, TILE=tile, **constants,
-    )  # fmt: skip
 
 
 def radial_prox(v: Tensor, strength: Tensor, step: Tensor, shape: Tensor, kind: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.triton.tile import TASKS, Problem
+
 
 def launch(
     kernel: Any, programs: int, warps: int, like: Tensor, *args: Any, **constants: Any
@@ -23,3 +25,25 @@ def launch(
     """
     with torch.cuda.device_of(like):
         kernel[(programs,)](*args, num_warps=warps, **constants)
+
+
+def launch_on_groups(
+    kernel: Any, problem: Problem, like: Tensor, *tensors: Tensor | None, **constants: Any
+) -> None:
+    """Run a kernel that handles every group on its own, unless there is none.
+
+    Args:
+        kernel: takes `tensors`, T, M, blocks, tasks, all strides and TILE.
+        problem: sizes and strides.
+        like: an array of the problem.
+        tensors: run-time arguments, None for absent ones.
+        constants: further arguments, by name.
+    """
+    if like.numel() == 0:
+        return
+    tile = problem.tile()
+    blocks, tasks, chunks = problem.chunks(tile, TASKS)
+    launch(
+        kernel, blocks * chunks, tile.warps, like,
+        *tensors, problem.T, problem.M, blocks, tasks, *problem.strides, TILE=tile, **constants,
+    )  # fmt: skip

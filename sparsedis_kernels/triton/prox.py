@@ -12,7 +12,7 @@ from sparsedis_kernels.triton.kernels.prox import (
     feature_sums_kernel,
     prox_kernel,
 )
-from sparsedis_kernels.triton.launch import launch
+from sparsedis_kernels.triton.launch import launch, launch_on_groups
 from sparsedis_kernels.triton.tile import Problem
 
 # Newton steps of a secular equation. Measured over 20,000 random groups: from the start used here
@@ -39,7 +39,7 @@ def prox_(v: Tensor, *args: Any) -> None:
 
 def shared_level(v: Tensor, shared: Tensor | None, scale: float) -> Tensor:
     """The strength of every feature, (M,), in the dtype that is computed in."""
-    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(v.dtype, torch.float32)
     if shared is None:
         return torch.full(v.shape[1:2], scale, dtype=dtype, device=v.device)
     return scale * shared
@@ -90,12 +90,9 @@ def _prox_into(
         theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)
     else:
         problem = problem.merged(grouped=grouped)
-    tile = problem.tile()
-    blocks, tasks, programs = problem.grid(tile)
-    launch(
-        prox_kernel, programs, tile.warps, v,
-        v, metric, x, l1, group, ridge, theta, level,
-        problem.T, problem.M, blocks, tasks, *problem.strides, scale[0], scale[1], scale[3],
-        TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
+    launch_on_groups(
+        prox_kernel, problem, v, v, metric, x, l1, group, ridge, theta, level,
+        l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
+        L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
         GROUPED=grouped, NONNEG=nonneg, STEPS=SECULAR_STEPS.get(v.dtype, 12),
     )  # fmt: skip

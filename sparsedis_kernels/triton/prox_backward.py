@@ -11,7 +11,7 @@ from sparsedis_kernels.triton.kernels.prox_backward import (
     feature_projections_kernel,
     prox_backward_kernel,
 )
-from sparsedis_kernels.triton.launch import launch
+from sparsedis_kernels.triton.launch import launch, launch_on_groups
 from sparsedis_kernels.triton.prox import shared_level
 from sparsedis_kernels.triton.tile import Problem
 
@@ -69,25 +69,18 @@ def _write_gradients(
         g if need else None for g, need in zip(grads, needs, strict=True)
     )
     l1, group, _ = strengths
-    if grad_metric is None:
-        v = None
     grouped = group is not None or scale[1] > 0
-    summed = grad_l1 is not None or grad_group is not None or grad_ridge is not None
-    written = (g for g in (grad_v, grad_metric) if g is not None)
-    problem = Problem.of(x.shape, (grad, x, v, metric, *written), strengths)
+    sums = (grad_l1, grad_group, grad_ridge)
+    arrays = (grad, x, None if grad_metric is None else v, metric, grad_v, grad_metric)
+    problem = Problem.of(x.shape, arrays, strengths)
     if coupling is None:
-        problem = problem.merged(grouped=grouped or summed)
-    tile = problem.tile()
-    blocks, tasks, programs = problem.grid(tile)
+        problem = problem.merged(grouped=grouped or any(g is not None for g in sums))
     zeros = "either" if l1 is not None else "held" if scale[0] > 0 else "free"
     kappa, lift, alive, _ = coupling or (None,) * 4
-    launch(
-        prox_backward_kernel, programs, tile.warps, x,
-        grad, x, v, metric, grad_v, grad_metric, grad_l1, grad_group, grad_ridge,
-        *strengths, kappa, lift, alive,
-        problem.T, problem.M, blocks, tasks,
-        *problem.strides[:12], *problem.strides[-6:], scale[0], scale[1], scale[3],
-        TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
+    launch_on_groups(
+        prox_backward_kernel, problem, x, *arrays, *sums, *strengths, kappa, lift, alive,
+        l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
+        L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
         GROUPED=grouped, ZEROS="held" if nonneg else zeros,
     )  # fmt: skip
 
@@ -99,7 +92,7 @@ def prox_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`sparsedis_kernels.reference.prox_backward`."""
     T, M, C = x.shape
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(x.dtype, torch.float32)
     like = [x.dtype, dtype, dtype, dtype, dtype, dtype if metric is None else metric.dtype]
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
     grads = [

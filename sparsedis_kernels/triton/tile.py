@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 BYTES = 4096  # of one array in a tile: two 16-byte accesses for each of 128 threads
-TASKS = 32  # at most, that one program walks through
+TASKS = 32  # at most, that one program walks through where tasks are independent
 PROGRAMS = 1024  # enough to fill a device; more tasks make programs longer
-MAX_LANES = 16384  # of one tile; longer groups are walked through in chunks
 MAX_WARPS = 16
 
 
@@ -148,17 +147,12 @@ class Problem:
                 return 1
         return 16 // size
 
-    def grid(self, tile: Tile) -> tuple[int, int, int]:
-        """(blocks of features, tasks per program, programs).
+    def chunks(self, tile: Tile, most: int | None = None) -> tuple[int, int, int]:
+        """(blocks of features, tasks per program, chunks of tasks).
 
-        A program walks through several tasks, and keeps what they share, where there are many.
+        A program walks through the tasks of a chunk, `most` of them, and keeps what they share.
         """
         blocks = -(-self.M // tile.filled)
-        tasks = min(max(self.T * blocks // PROGRAMS, 1), TASKS)
-        return blocks, tasks, blocks * -(-self.T // tasks)
-
-    def chunks(self, tile: Tile) -> tuple[int, int, int]:
-        """(blocks of features, tasks per chunk, chunks) for sums over all tasks."""
-        blocks = -(-self.M // tile.filled)
         tasks = max(1, -(-self.T * blocks // PROGRAMS))
+        tasks = tasks if most is None else min(tasks, most)
         return blocks, tasks, -(-self.T // tasks)

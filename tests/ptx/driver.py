@@ -20,7 +20,7 @@ from triton.compiler.compiler import CompiledKernel
 from triton.runtime import driver as triton_driver
 
 from .execute import LaunchStats
-from .triton_run import run_compiled
+from .triton_run import run_compiled, runtime_arguments
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def executing(capability: int = 80, **options: Any) -> Iterator[list[Launch]]:
 
     def load(compiled: CompiledKernel) -> None:
         def run(x, y, z, stream, function, packed, metadata, enter, leave, *bound):
-            types = compiled.src.signature.values()
-            args = [a for a, t in zip(bound, types, strict=True) if t != "constexpr"]
+            args = runtime_arguments(compiled.src.signature, bound)
             launches.append(Launch(compiled, run_compiled(compiled, (x, y, z), args, **options)))
 
         compiled.function, compiled._run = 0, run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,13 @@ class _Specialised:
     @property
     def runtime(self) -> list[Any]:
         """The values that are passed at run time, in order."""
-        pairs = zip(self.source.signature.values(), self.bound.values(), strict=True)
-        return [leaf for type_, value in pairs for leaf in _runtime_leaves(type_, value)]
+        return runtime_arguments(self.source.signature, self.bound.values())
+
+
+def runtime_arguments(signature: dict[str, Any], values: Iterable[Any]) -> list[Any]:
+    """Of every parameter's value, those that are passed at run time, in order."""
+    pairs = zip(signature.values(), values, strict=True)
+    return [leaf for type_, value in pairs for leaf in _runtime_leaves(type_, value)]
 
 
 def _runtime_leaves(type_: Any, value: Any) -> Iterator[Any]:

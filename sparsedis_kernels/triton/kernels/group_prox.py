@@ -12,42 +12,14 @@ from sparsedis_kernels.triton.kernels.groups import (
     divide,
     load_tile,
     on_lanes,
+    place,
     root,
     scaled_norm,
     spread,
-    start,
     store_tile,
     strength,
+    strength_of_task,
 )
-
-# ---- where a program works, and with which strengths
-
-
-@triton.jit
-def place(M, blocks, tasks, TILE: tl.constexpr):
-    """(first task, first feature, lanes with an entry, lane, feature, whether it exists)."""
-    program = tl.program_id(0)
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    t0 = (program // blocks).to(tl.int64) * tasks
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
-    m = m0 + tl.arange(0, TILE.groups)
-    return t0, m0, limit, tl.arange(0, TILE.lanes), m, m < tl.minimum(M, m0 + TILE.filled)
-
-
-@triton.jit
-def level_at(data, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr):
-    """data[t, m], one number or one per group of the tile."""
-    return strength(data, tl.full((), 1.0, ACC), t, m, held, stride_t, stride_m, ACC, FORM)
-
-
-@triton.jit
-def level_of_task(level, data, t, m, held, stride_t, stride_m, FORM: tl.constexpr):
-    """data[t, m], which is `level` already where tasks share it."""
-    if FORM == "feature":
-        return level
-    else:
-        return level_at(data, t, m, held, stride_t, stride_m, level.dtype, FORM)
-
 
 # ---- penalties of the norm
 
@@ -105,21 +77,21 @@ def radial_prox_kernel(
 ):  # fmt: skip
     """x = v h(r)/r with r the norm of a group."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
-    lam_tm = level_at(lam, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = level_at(eta, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = level_at(shape, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
+    eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
+    shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        lam_tm = level_of_task(lam_tm, lam, t, m, held, lam_t, lam_m, LAM)
-        eta_tm = level_of_task(eta_tm, eta, t, m, held, eta_t, eta_m, ETA)
-        shape_tm = level_of_task(shape_tm, shape, t, m, held, shape_t, shape_m, SHAPE)
-        u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
+        lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
+        eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
+        shape_tm = strength_of_task(shape_tm, shape, one, t, m, held, shape_t, shape_m, ACC, SHAPE)
+        u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         size, scale, _ = scaled_norm(blocked(u, TILE), TILE.axis)
         r = size * scale
         value, slope, _, _, _ = radial_profile(r, lam_tm, eta_tm, shape_tm, KIND)
         y = u * spread(shrinkage(r, value, slope), lane, TILE)
-        at = start(x, t, m0, x_t, x_m, TILE)
-        store_tile(at, y.to(x.dtype.element_ty), lane, limit, x_m, x_c, TILE)
+        store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
 @triton.jit
@@ -132,17 +104,17 @@ def radial_prox_backward_kernel(
 ):  # fmt: skip
     """With a = <v, grad>/r: grad_v = h/r grad + (h' - h/r) a v/r, and a times h's derivatives."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
-    lam_tm = level_at(lam, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = level_at(eta, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = level_at(shape, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
+    eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
+    shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        lam_tm = level_of_task(lam_tm, lam, t, m, held, lam_t, lam_m, LAM)
-        eta_tm = level_of_task(eta_tm, eta, t, m, held, eta_t, eta_m, ETA)
-        shape_tm = level_of_task(shape_tm, shape, t, m, held, shape_t, shape_m, SHAPE)
-        at = start(grad, t, m0, grad_t, grad_m, TILE)
-        g = load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC)
-        u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
+        lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
+        eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
+        shape_tm = strength_of_task(shape_tm, shape, one, t, m, held, shape_t, shape_m, ACC, SHAPE)
+        g = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
+        u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         block = blocked(u, TILE)
         size, scale, inverse = scaled_norm(block, TILE.axis)
         r = size * scale
@@ -153,8 +125,7 @@ def radial_prox_backward_kernel(
         along = divide(tl.sum(blocked(g, TILE) * scaled, TILE.axis), size)
         bend = divide((slope - ratio) * along, size) * inverse
         y = spread(ratio, lane, TILE) * g + spread(bend, lane, TILE) * u
-        at = start(grad_v, t, m0, out_t, out_m, TILE)
-        store_tile(at, y.to(grad_v.dtype.element_ty), lane, limit, out_m, out_c, TILE)
+        store_tile(grad_v, y, t, m0, lane, limit, out_t, out_m, out_c, TILE)
         at = t * M + m
         tl.store(grad_lam + at, (along * d_lam).to(grad_lam.dtype.element_ty), mask=held)
         tl.store(grad_eta + at, (along * d_eta).to(grad_eta.dtype.element_ty), mask=held)
@@ -206,21 +177,20 @@ def linf_prox_kernel(
 ):  # fmt: skip
     """x = sign(v) min(|v|, tau)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
-    level = level_at(strength_of, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        level = level_of_task(level, strength_of, t, m, held, level_t, level_m, LEVEL)
-        u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
+        level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
+        u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         if metric is not None:
-            at = start(metric, t, m0, metric_t, metric_m, TILE)
-            d = load_tile(at, lane, limit, metric_m, metric_c, 0.0, TILE).to(ACC)
+            d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 0.0, TILE)
             weight = blocked(d, TILE)
         else:
             weight = 1.0
         tau = spread(clip_level(tl.abs(blocked(u, TILE)), weight, level, TILE), lane, TILE)
         y = tl.where(tau == tau, tl.minimum(tl.maximum(u, -tau), tau), tau)
-        at = start(x, t, m0, x_t, x_m, TILE)
-        store_tile(at, y.to(x.dtype.element_ty), lane, limit, x_m, x_c, TILE)
+        store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
 @triton.jit
@@ -232,17 +202,16 @@ def linf_prox_backward_kernel(
 ):  # fmt: skip
     """With s = sum_P sign(v) grad / sum_P d over the clipped set P: d sign(v) s on P, else grad."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
-    level = level_at(strength_of, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        level = level_of_task(level, strength_of, t, m, held, level_t, level_m, LEVEL)
-        at = start(grad, t, m0, grad_t, grad_m, TILE)
-        g = load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC)
-        u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
-        y = load_tile(start(x, t, m0, x_t, x_m, TILE), lane, limit, x_m, x_c, 0.0, TILE).to(ACC)
+        level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
+        g = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
+        u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
+        y = load_tile(x, t, m0, lane, limit, x_t, x_m, x_c, 0.0, TILE)
         if metric is not None:
-            at = start(metric, t, m0, metric_t, metric_m, TILE)
-            d = load_tile(at, lane, limit, metric_m, metric_c, 0.0, TILE).to(ACC)
+            d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 0.0, TILE)
         else:
             d = tl.full((TILE.lanes,), 1.0, ACC)
         tau = tl.max(blocked(tl.abs(y), TILE), TILE.axis)
@@ -256,14 +225,12 @@ def linf_prox_backward_kernel(
             s = spread(slope, lane, TILE)
             bent = d * tl.where(u > 0.0, s, tl.where(u < 0.0, -s, 0.0))
             acts = clipped & (on_lanes(level, lane, LEVEL, TILE) > 0.0)
-            at = start(grad_v, t, m0, out_t, out_m, TILE)
-            value = tl.where(acts, bent, g).to(grad_v.dtype.element_ty)
-            store_tile(at, value, lane, limit, out_m, out_c, TILE)
+            value = tl.where(acts, bent, g)
+            store_tile(grad_v, value, t, m0, lane, limit, out_t, out_m, out_c, TILE)
         if grad_metric is not None:
             value = tl.where(clipped, tl.abs(u - y) * spread(slope, lane, TILE), 0.0)
-            at = start(grad_metric, t, m0, pull_t, pull_m, TILE)
-            value = value.to(grad_metric.dtype.element_ty)
-            store_tile(at, value, lane, limit, pull_m, pull_c, TILE)
+            value = value
+            store_tile(grad_metric, value, t, m0, lane, limit, pull_t, pull_m, pull_c, TILE)
         if grad_strength is not None:
             value = (-slope).to(grad_strength.dtype.element_ty)
             tl.store(grad_strength + t * M + m, value, mask=held)

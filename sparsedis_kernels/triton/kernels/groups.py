@@ -31,6 +31,17 @@ def root(a):
 
 
 @triton.jit
+def place(M, blocks, tasks, TILE: tl.constexpr):
+    """(first task, first feature, lanes with an entry, lane, feature, whether it exists)."""
+    program = tl.program_id(0)
+    m0 = (program % blocks).to(tl.int64) * TILE.filled
+    t0 = (program // blocks).to(tl.int64) * tasks
+    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    m = m0 + tl.arange(0, TILE.groups)
+    return t0, m0, limit, tl.arange(0, TILE.lanes), m, m < tl.minimum(M, m0 + TILE.filled)
+
+
+@triton.jit
 def group_of(lane, TILE: tl.constexpr):
     """The group of every flat lane; exact while a tile has fewer than 2^22 lanes."""
     if TILE.C == 1:
@@ -50,17 +61,20 @@ def offsets(lane, stride_m, stride_c, TILE: tl.constexpr):
 
 
 @triton.jit
-def start(pointer, t, m, stride_t, stride_m, TILE: tl.constexpr):
-    """Where the tile of task t and features m on begins."""
-    return pointer + t * stride_t + m * stride_m
+def address(pointer, t, m, lane, stride_t, stride_m, stride_c, TILE: tl.constexpr):
+    """Where the flat lanes of the tile of task t and features m on lie: (lanes,)."""
+    at = pointer + t * stride_t + m * stride_m + offsets(lane, stride_m, stride_c, TILE)
+    if TILE.vector > 1:
+        at = tl.multiple_of(at, 16)
+    return at
 
 
 @triton.jit
-def load_tile(pointer, lane, limit, stride_m, stride_c, other, TILE: tl.constexpr):
-    """Elements of the tile that starts at `pointer`, `other` from lane `limit` on: (lanes,)."""
-    at = pointer + offsets(lane, stride_m, stride_c, TILE)
-    if TILE.vector > 1:
-        at = tl.multiple_of(at, 16)
+def load_tile(
+    pointer, t, m, lane, limit, stride_t, stride_m, stride_c, other, TILE: tl.constexpr
+):  # fmt: skip
+    """The tile of task t and features m on as it is computed in, `other` from `limit`: (lanes,)."""
+    at = address(pointer, t, m, lane, stride_t, stride_m, stride_c, TILE)
     if TILE.vector == 1:
         value = tl.load(at, mask=lane < limit, other=other)
     elif limit % TILE.vector == 0:
@@ -68,15 +82,16 @@ def load_tile(pointer, lane, limit, stride_m, stride_c, other, TILE: tl.constexp
         value = tl.load(at, mask=lane // TILE.vector < limit // TILE.vector, other=other)
     else:
         value = tl.load(at, mask=lane < limit, other=other)
-    return value
+    return value.to(tl.float64 if TILE.double else tl.float32)
 
 
 @triton.jit
-def store_tile(pointer, value, lane, limit, stride_m, stride_c, TILE: tl.constexpr):
-    """Write the first `limit` lanes of a tile."""
-    at = pointer + offsets(lane, stride_m, stride_c, TILE)
-    if TILE.vector > 1:
-        at = tl.multiple_of(at, 16)
+def store_tile(
+    pointer, value, t, m, lane, limit, stride_t, stride_m, stride_c, TILE: tl.constexpr
+):  # fmt: skip
+    """Write the first `limit` lanes of the tile of task t and features m on."""
+    at = address(pointer, t, m, lane, stride_t, stride_m, stride_c, TILE)
+    value = value.to(pointer.dtype.element_ty)
     if TILE.vector == 1:
         tl.store(at, value, mask=lane < limit)
     elif limit % TILE.vector == 0:
@@ -99,6 +114,13 @@ def blocked(flat, TILE: tl.constexpr):
         index = tl.reshape(tl.where(held, lane, 0), (TILE.entries * TILE.groups,))
         block = tl.reshape(tl.gather(flat, index, 0), (TILE.entries, TILE.groups))
         return tl.where(held, block, 0.0)
+
+
+@triton.jit
+def padded(diagonal, TILE: tl.constexpr):
+    """A positive diagonal in blocked form, 1 in padding."""
+    block = blocked(diagonal, TILE)
+    return tl.where(block > 0.0, block, 1.0)
 
 
 @triton.jit
@@ -128,6 +150,17 @@ def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FOR
     else:
         at = data + t * stride_t + m * stride_m
         return scale.to(ACC) * tl.load(at, mask=held, other=0.0).to(ACC)
+
+
+@triton.jit
+def strength_of_task(
+    level, data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
+):  # fmt: skip
+    """The strength at task t, which is `level` already where tasks share it."""
+    if FORM == "number" or FORM == "feature":
+        return level
+    else:
+        return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
 
 
 @triton.jit
@@ -174,6 +207,15 @@ def scaled_norm(block, AXIS: tl.constexpr):
     scale, inverse = binary_scale(tl.max(tl.abs(block), AXIS))
     scaled = block * tl.expand_dims(inverse, AXIS)
     return root(tl.sum(scaled * scaled, AXIS)), scale, inverse
+
+
+@triton.jit
+def thresholded_norm(block, level, AXIS: tl.constexpr, GROUPED: tl.constexpr):
+    """(||group|| - level)_+, or ||group|| if nothing groups, in float64; NaN stays NaN."""
+    size, scale, inverse = scaled_norm(block, AXIS)
+    if GROUPED:
+        size = tl.where(size <= level * inverse, 0.0, size - level * inverse)
+    return size.to(tl.float64) * scale.to(tl.float64)
 
 
 @triton.jit

@@ -13,14 +13,17 @@ from sparsedis_kernels.triton.kernels.groups import (
     divide,
     load_tile,
     on_lanes,
+    padded,
+    place,
     plain_factor,
     pull,
     scaled_norm,
     soft_threshold,
     spread,
-    start,
     store_tile,
     strength,
+    strength_of_task,
+    thresholded_norm,
 )
 
 
@@ -28,11 +31,9 @@ from sparsedis_kernels.triton.kernels.groups import (
 def thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m, metric_c,
                 l1_level, L1: tl.constexpr, NONNEG: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """(u, d) on the flat lanes: u = ST(d v, l1), and the metric d, or 1."""
-    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    u = load_tile(start(v, t, m0, v_t, v_m, TILE), lane, limit, v_m, v_c, 0.0, TILE).to(ACC)
+    u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
     if metric is not None:
-        at = start(metric, t, m0, metric_t, metric_m, TILE)
-        d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+        d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 1.0, TILE)
         u = u * d
     else:
         d = 1.0
@@ -52,13 +53,7 @@ def prox_kernel(
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    program = tl.program_id(0)
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    t0 = (program // blocks).to(tl.int64) * tasks
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
-    lane = tl.arange(0, TILE.lanes)
-    m = m0 + tl.arange(0, TILE.groups)
-    held = m < tl.minimum(M, m0 + TILE.filled)
+    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
@@ -66,12 +61,13 @@ def prox_kernel(
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        if L1 == "task" or L1 == "both":
-            l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        if GROUP == "task" or GROUP == "both":
-            group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-        if RIDGE == "task" or RIDGE == "both":
-            ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        group_level = strength_of_task(
+            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
+        )
+        ridge_level = strength_of_task(
+            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
+        )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
         if metric is not None:
@@ -97,14 +93,11 @@ def prox_kernel(
             size, _, inverse = scaled_norm(blocked(u, TILE), AXIS)
             y = u * spread(plain_factor(size, group_level * inverse, curvature), lane, TILE)
         else:
-            diagonal = blocked(curvature, TILE)
-            diagonal = tl.where(diagonal > 0.0, diagonal, 1.0)  # in padding
-            k = pull(blocked(u, TILE), diagonal, group_level, AXIS, STEPS)
+            k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, AXIS, STEPS)
             y = u / (curvature + spread(k, lane, TILE))
         if theta is not None:
             y = y * spread(size_m, lane, TILE)
-        at = start(x, t, m0, x_t, x_m, TILE)
-        store_tile(at, y.to(x.dtype.element_ty), lane, limit, x_m, x_c, TILE)
+        store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
 @triton.jit
@@ -120,54 +113,44 @@ def feature_sums_kernel(
     """Sums of a chunk of tasks for every feature: (chunks, M) in float64.
 
     Without theta: the squared norm of the groups after their threshold, and the largest curvature.
-    With it: ||y||^2 of the groups y that theta gives, and its slope (see `feature_step`).
+    With it: ||y||^2 of the groups y that theta gives, and its slope (see `feature_step_kernel`).
     """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    program = tl.program_id(0)
-    chunk = (program // blocks).to(tl.int64)
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
-    lane = tl.arange(0, TILE.lanes)
-    m = m0 + tl.arange(0, TILE.groups)
-    held = m < tl.minimum(M, m0 + TILE.filled)
+    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
-    for t in range(chunk * tasks, tl.minimum((chunk + 1) * tasks, T)):
-        l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-        ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    for t in range(t0, tl.minimum(t0 + tasks, T)):
+        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        group_level = strength_of_task(
+            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
+        )
+        ridge_level = strength_of_task(
+            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
+        )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
         block = blocked(u, TILE)
-        if theta is None:
-            size, scale, inverse = scaled_norm(block, AXIS)
-            if GROUPED:
-                level = group_level * inverse
-                size = tl.where(size <= level, 0.0, size - level)
-            norm = size.to(tl.float64) * scale.to(tl.float64)
-            first += norm * norm
-            if metric is not None:
+        if metric is None or theta is None:
+            norm = thresholded_norm(block, group_level, AXIS, GROUPED)
+            if theta is not None:
+                e = (1.0 + ridge_level) * size_m + shared_m
+                norm /= e
+                second += norm * norm * ((1.0 + ridge_level) / e).to(tl.float64)
+            elif metric is not None:
                 D = tl.max(blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE), AXIS)
+                second = tl.maximum(second, D.to(tl.float64))
             else:
-                D = 1.0 + ridge_level
-            second = tl.maximum(second, D.to(tl.float64))
-        elif metric is None:
-            D = 1.0 + ridge_level
-            e = D * size_m + shared_m
-            size, scale, inverse = scaled_norm(block, AXIS)
-            if GROUPED:
-                level = group_level * inverse
-                size = tl.where(size <= level, 0.0, size - level)
-            norm = size.to(tl.float64) * scale.to(tl.float64) / e
+                second = tl.maximum(second, (1.0 + ridge_level).to(tl.float64))
             first += norm * norm
-            second += norm * norm * (D / e).to(tl.float64)
         else:
-            D = blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
-            D = tl.where(D > 0.0, D, 1.0)  # in padding
+            D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
             e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
             if GROUPED:
                 k = pull(block, e, group_level, AXIS, STEPS)
@@ -183,8 +166,9 @@ def feature_sums_kernel(
                 slope = tl.where(s2 > 0.0, s2 * (1.0 + boost), s2)
             first += tl.sum(y * y, AXIS).to(tl.float64)
             second += slope.to(tl.float64)
-    tl.store(first_sum + chunk * M + m, first, mask=held)
-    tl.store(second_sum + chunk * M + m, second, mask=held)
+    at = t0 // tasks * M + m
+    tl.store(first_sum + at, first, mask=held)
+    tl.store(second_sum + at, second, mask=held)
 
 
 @triton.jit

@@ -12,11 +12,14 @@ from sparsedis_kernels.triton.kernels.groups import (
     blocked,
     load_tile,
     on_lanes,
+    padded,
+    place,
     scaled_norm,
     spread,
-    start,
     store_tile,
     strength,
+    strength_of_task,
+    thresholded_norm,
 )
 
 
@@ -39,19 +42,12 @@ def metric_sums(unit, rhs, D, e, k, AXIS: tl.constexpr):
 
 
 @triton.jit
-def padded(diagonal, TILE: tl.constexpr):
-    """A positive diagonal in blocked form, 1 in padding."""
-    block = blocked(diagonal, TILE)
-    return tl.where(block > 0.0, block, 1.0)
-
-
-@triton.jit
 def prox_backward_kernel(
     grad, x, v, metric, grad_v, grad_metric, grad_l1, grad_group, grad_ridge,
     l1, group, ridge, kappa, lift, alive,
     T, M, blocks, tasks,
     grad_t, grad_m, grad_c, x_t, x_m, x_c, v_t, v_m, v_c, metric_t, metric_m, metric_c,
-    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    out_t, out_m, out_c, turn_t, turn_m, turn_c, l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
     l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
     GROUPED: tl.constexpr, ZEROS: tl.constexpr,
@@ -63,28 +59,27 @@ def prox_backward_kernel(
     """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    program = tl.program_id(0)
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    t0 = (program // blocks).to(tl.int64) * tasks
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
-    lane = tl.arange(0, TILE.lanes)
-    m = m0 + tl.arange(0, TILE.groups)
-    held = m < tl.minimum(M, m0 + TILE.filled)
+    SUMMED: tl.constexpr = grad_l1 is not None or grad_group is not None or grad_ridge is not None
+    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     if kappa is not None:
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)
         lift_m = tl.load(lift + m, mask=held, other=0.0)
         alive_m = tl.load(alive + m, mask=held, other=0).to(tl.int1)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-        ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
-        at = start(grad, t, m0, grad_t, grad_m, TILE)
-        b = load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC)
-        at = start(x, t, m0, x_t, x_m, TILE)
-        w = load_tile(at, lane, limit, x_m, x_c, 0.0, TILE).to(ACC)
+        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+        group_level = strength_of_task(
+            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
+        )
+        ridge_level = strength_of_task(
+            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
+        )
+        b = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
+        w = load_tile(x, t, m0, lane, limit, x_t, x_m, x_c, 0.0, TILE)
         if metric is not None:
-            at = start(metric, t, m0, metric_t, metric_m, TILE)
-            d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+            d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 1.0, TILE)
             D = d + on_lanes(ridge_level, lane, RIDGE, TILE)
             e = D
         else:
@@ -99,9 +94,11 @@ def prox_backward_kernel(
         open_group = held
         if kappa is not None:
             open_group = open_group & alive_m
+        if GROUPED or SUMMED:
+            point = blocked(w, TILE)
+        if GROUPED:
+            unit, k, over, some = solved_groups(point, group_level, AXIS)
         if GROUPED and TILE.C > 1:
-            block = blocked(w, TILE)
-            unit, k, over, some = solved_groups(block, group_level, AXIS)
             open_group = some | ((group_level == 0.0) & open_group)
         elif GROUPED:
             open_group = (w != 0.0) | ((group_level == 0.0) & open_group)
@@ -127,27 +124,21 @@ def prox_backward_kernel(
             y = b / e
         else:
             y = b / spread(e, lane, TILE)
-        at = (t * M + m0) * TILE.C
         if grad_v is not None:
             y_v = y
             if metric is not None:
                 y_v = y * d
-            y_v = y_v.to(grad_v.dtype.element_ty)
-            store_tile(grad_v + at, y_v, lane, limit, TILE.C, 1, TILE)
+            store_tile(grad_v, y_v, t, m0, lane, limit, out_t, out_m, out_c, TILE)
         if grad_metric is not None:
-            u = start(v, t, m0, v_t, v_m, TILE)
-            moved = load_tile(u, lane, limit, v_m, v_c, 0.0, TILE).to(ACC) - w
-            moved = (moved * y).to(grad_metric.dtype.element_ty)
-            store_tile(grad_metric + at, moved, lane, limit, TILE.C, 1, TILE)
-        if grad_l1 is not None or grad_group is not None or grad_ridge is not None:
+            moved = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE) - w
+            store_tile(grad_metric, moved * y, t, m0, lane, limit, turn_t, turn_m, turn_c, TILE)
+        if SUMMED:
             values = blocked(y, TILE)
-            point = blocked(w, TILE)
             at = t * M + m
             if grad_l1 is not None:
                 sign = tl.where(point > 0.0, values, tl.where(point < 0.0, -values, 0.0))
                 tl.store(grad_l1 + at, -l1_scale.to(ACC) * tl.sum(sign, AXIS), mask=held)
             if grad_group is not None:
-                unit, _, _, _ = solved_groups(point, group_level, AXIS)
                 total = tl.sum(unit * values, AXIS)
                 tl.store(grad_group + at, -group_scale.to(ACC) * total, mask=held)
             if grad_ridge is not None:
@@ -171,35 +162,33 @@ def feature_projections_kernel(
     """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    program = tl.program_id(0)
-    chunk = (program // blocks).to(tl.int64)
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
-    lane = tl.arange(0, TILE.lanes)
-    m = m0 + tl.arange(0, TILE.groups)
-    held = m < tl.minimum(M, m0 + TILE.filled)
+    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
+    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     if theta is not None:
         theta_m = tl.load(theta + m, mask=held, other=1.0)
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)
-    for t in range(chunk * tasks, tl.minimum((chunk + 1) * tasks, T)):
-        at = start(x, t, m0, x_t, x_m, TILE)
-        block = blocked(load_tile(at, lane, limit, x_m, x_c, 0.0, TILE).to(ACC), TILE)
+    for t in range(t0, tl.minimum(t0 + tasks, T)):
+        block = blocked(load_tile(x, t, m0, lane, limit, x_t, x_m, x_c, 0.0, TILE), TILE)
         if theta is None:
-            size, scale, _ = scaled_norm(block, AXIS)
-            norm = size.to(tl.float64) * scale.to(tl.float64)
+            norm = thresholded_norm(block, 0.0, AXIS, False)
             first += norm * norm
         else:
-            group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-            ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
-            at = start(grad, t, m0, grad_t, grad_m, TILE)
-            rhs = blocked(load_tile(at, lane, limit, grad_m, grad_c, 0.0, TILE).to(ACC), TILE)
+            group_level = strength_of_task(
+                group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
+            )
+            ridge_level = strength_of_task(
+                ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
+            )
+            rhs = blocked(
+                load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE), TILE
+            )
             unit, k, over, some = solved_groups(block, group_level, AXIS)
             share = tl.where(some & (theta_m > 0.0), 1.0 / (over * theta_m), 0.0)
             if metric is not None:
-                at = start(metric, t, m0, metric_t, metric_m, TILE)
-                d = load_tile(at, lane, limit, metric_m, metric_c, 1.0, TILE).to(ACC)
+                d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 1.0, TILE)
                 D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
                 e = D + tl.expand_dims(kappa_m, AXIS)
                 projection, slope, denominator, plain = metric_sums(unit, rhs, D, e, k, AXIS)
@@ -212,6 +201,7 @@ def feature_projections_kernel(
                 slope = D / (D + kappa_m)
             first += (share * projection).to(tl.float64)
             second += (share * share * slope).to(tl.float64)
-    tl.store(first_sum + chunk * M + m, first, mask=held)
+    at = t0 // tasks * M + m
+    tl.store(first_sum + at, first, mask=held)
     if theta is not None:
-        tl.store(second_sum + chunk * M + m, second, mask=held)
+        tl.store(second_sum + at, second, mask=held)
