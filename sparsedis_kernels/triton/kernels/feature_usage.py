@@ -18,7 +18,7 @@ def feature_usage_kernel(
     w, magnitudes, users, features, T, M, blocks, tasks, w_t, w_m, w_c, TILE: tl.constexpr,
 ):  # fmt: skip
     """Sums of a chunk of tasks: |w| and tasks in use (chunks, M); features in use (blocks, T)."""
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     magnitude = tl.zeros((TILE.groups,), tl.float64)
     count = tl.zeros((TILE.groups,), tl.int32)
     row = features + m0 // TILE.filled * T
@@ -41,7 +41,7 @@ def feature_usage_backward_kernel(
 ):  # fmt: skip
     """sign(w) grad_m; selected, not multiplied, since grad_m may be infinite where w is 0."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     grad = strength(grad_magnitude, tl.full((), 1.0, ACC), t0, m, held, grad_t, grad_m, ACC, GRAD)
     grad = on_lanes(grad, lane, GRAD, TILE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):

@@ -78,7 +78,7 @@ def radial_prox_kernel(
     """x = v h(r)/r with r the norm of a group."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
     eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
     shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
@@ -105,7 +105,7 @@ def radial_prox_backward_kernel(
     """With a = <v, grad>/r: grad_v = h/r grad + (h' - h/r) a v/r, and a times h's derivatives."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
     eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
     shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
@@ -178,7 +178,7 @@ def linf_prox_kernel(
     """x = sign(v) min(|v|, tau)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
@@ -203,7 +203,7 @@ def linf_prox_backward_kernel(
     """With s = sum_P sign(v) grad / sum_P d over the clipped set P: d sign(v) s on P, else grad."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)

@@ -31,9 +31,8 @@ def root(a):
 
 
 @triton.jit
-def place(M, blocks, tasks, TILE: tl.constexpr):
+def place(program, M, blocks, tasks, TILE: tl.constexpr):
     """(first task, first feature, lanes with an entry, lane, feature, whether it exists)."""
-    program = tl.program_id(0)
     m0 = (program % blocks).to(tl.int64) * TILE.filled
     t0 = (program // blocks).to(tl.int64) * tasks
     limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
@@ -264,3 +263,27 @@ def pull(u_block, diagonal, level, AXIS: tl.constexpr, STEPS: tl.constexpr):
     radius = secular_radius(scaled, diagonal, level * inverse, AXIS, STEPS)
     # Without a level there is no pull, also on a group that is zero.
     return tl.where(level == 0.0, radius * 0.0, level * inverse / radius)
+
+
+@triton.jit
+def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, GROUP: tl.constexpr,
+                 CURVATURE: tl.constexpr, GROUPED: tl.constexpr, STEPS: tl.constexpr,
+                 TILE: tl.constexpr):  # fmt: skip
+    """x = argmin 1/2 x'Dx + group ||x|| - u'x for every group of a tile: (lanes,).
+
+    The curvature D is (lanes,) if METRIC, else uniform in a group, in the form CURVATURE.
+    """
+    if not GROUPED or TILE.C == 1:
+        if GROUPED:
+            u = soft_threshold(u, on_lanes(group_level, lane, GROUP, TILE), False)
+        if METRIC:
+            x = u / curvature
+        else:
+            x = divide(u, on_lanes(curvature, lane, CURVATURE, TILE))
+    elif METRIC:
+        k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE.axis, STEPS)
+        x = u / (curvature + spread(k, lane, TILE))
+    else:
+        size, _, inverse = scaled_norm(blocked(u, TILE), TILE.axis)
+        x = u * spread(plain_factor(size, group_level * inverse, curvature), lane, TILE)
+    return x

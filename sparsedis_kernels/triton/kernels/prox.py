@@ -10,15 +10,13 @@ import triton.language as tl
 
 from sparsedis_kernels.triton.kernels.groups import (
     blocked,
-    divide,
     load_tile,
     on_lanes,
     padded,
     place,
-    plain_factor,
     pull,
-    scaled_norm,
     soft_threshold,
+    solve_groups,
     spread,
     store_tile,
     strength,
@@ -52,8 +50,8 @@ def prox_kernel(
 ):  # fmt: skip
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    AXIS: tl.constexpr = TILE.axis
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    CURVATURE: tl.constexpr = RIDGE if theta is None else "feature"
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
@@ -74,27 +72,14 @@ def prox_kernel(
             curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
             if theta is not None:
                 curvature = curvature * spread(size_m, lane, TILE) + spread(shared_m, lane, TILE)
-                curvature = tl.where(curvature > 0.0, curvature, 1.0)
         else:
             curvature = 1.0 + ridge_level
             if theta is not None:
                 curvature = curvature * size_m + shared_m
-                curvature = tl.where(curvature > 0.0, curvature, 1.0)
-        if not GROUPED or TILE.C == 1:
-            if GROUPED:
-                u = soft_threshold(u, on_lanes(group_level, lane, GROUP, TILE), False)
-            if metric is not None:
-                y = u / curvature
-            elif theta is not None:
-                y = divide(u, spread(curvature, lane, TILE))
-            else:
-                y = divide(u, on_lanes(curvature, lane, RIDGE, TILE))
-        elif metric is None:
-            size, _, inverse = scaled_norm(blocked(u, TILE), AXIS)
-            y = u * spread(plain_factor(size, group_level * inverse, curvature), lane, TILE)
-        else:
-            k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, AXIS, STEPS)
-            y = u / (curvature + spread(k, lane, TILE))
+        if theta is not None:  # 0 where the feature is
+            curvature = tl.where(curvature > 0.0, curvature, 1.0)
+        y = solve_groups(u, curvature, group_level, lane, metric is not None, GROUP, CURVATURE,
+                         GROUPED, STEPS, TILE)  # fmt: skip
         if theta is not None:
             y = y * spread(size_m, lane, TILE)
         store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
@@ -117,7 +102,7 @@ def feature_sums_kernel(
     """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)

@@ -60,7 +60,7 @@ def prox_backward_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
     SUMMED: tl.constexpr = grad_l1 is not None or grad_group is not None or grad_ridge is not None
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
@@ -162,7 +162,7 @@ def feature_projections_kernel(
     """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     AXIS: tl.constexpr = TILE.axis
-    t0, m0, limit, lane, m, held = place(M, blocks, tasks, TILE)
+    t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
