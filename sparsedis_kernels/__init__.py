@@ -11,10 +11,12 @@ from sparsedis_kernels.ops import (
     penalty_value,
     prox,
     prox_,
+    prox_adamw_,
     prox_l0,
     prox_linf,
     prox_mcp,
     prox_scad,
+    prox_sgd_,
 )
 from sparsedis_kernels.penalty import Penalty
 
@@ -33,8 +35,10 @@ __all__ = [
     "penalty_value",
     "prox",
     "prox_",
+    "prox_adamw_",
     "prox_l0",
     "prox_linf",
     "prox_mcp",
     "prox_scad",
+    "prox_sgd_",
 ]

@@ -31,6 +31,8 @@ TRITON_MODULES = {
     "prox": "prox",
     "prox_": "prox",
     "prox_backward": "prox_backward",
+    "prox_sgd_": "prox_step",
+    "prox_adamw_": "prox_step",
     "radial_prox": "group_prox",
     "radial_prox_backward": "group_prox",
     "linf_prox": "group_prox",

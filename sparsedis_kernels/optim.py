@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.sgd import sgd
 
-from sparsedis_kernels.ops import prox_
+from sparsedis_kernels.ops import prox_adamw_, prox_sgd_
 from sparsedis_kernels.penalty import Penalty
 
 __all__ = ["ProxAdamW", "ProxSGD"]
@@ -49,10 +51,16 @@ class _Proximal(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._update(group, params, [p.grad for p in params])
+            for pairs in _alike(group["params"]):
+                params, grads = map(list, zip(*pairs, strict=True))
+                self._update(group, params, grads)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; step counters come to the device of their parameter."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         raise NotImplementedError
@@ -64,10 +72,11 @@ class _Proximal(Optimizer):
                 self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return [self.state[p][name] for p in params]
 
-    def _count(self, params: list[Tensor]) -> list[int]:
-        """The number of this step of every parameter, from 1."""
+    def _steps(self, params: list[Tensor]) -> list[Tensor]:
+        """The number of steps that every parameter has taken, on its device."""
         for p in params:
-            self.state[p]["step"] = self.state[p].get("step", 0) + 1
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
         return [self.state[p]["step"] for p in params]
 
     def _check(self, **values: float) -> None:
@@ -129,20 +138,17 @@ class ProxSGD(_Proximal):
         super().__init__(params, defaults)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        lr, momentum, nesterov = group["lr"], group["momentum"], group["nesterov"]
-        if group["weight_decay"] != 0:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-        if momentum != 0:
-            buffers = self._buffers(params, "momentum_buffer")
-            torch._foreach_mul_(buffers, momentum)
-            torch._foreach_add_(buffers, grads)
-            following = torch._foreach_add(grads, buffers, alpha=momentum) if nesterov else buffers
-            grads = list(following)
-        torch._foreach_add_(params, grads, alpha=-lr)
-        for p, k in zip(params, self._count(params), strict=True):
-            if group["penalty"] is not None:
-                gradients = (1 - momentum ** (k + nesterov)) / (1 - momentum)
-                prox_(_weights(p), group["penalty"], lr * gradients)
+        options = {name: group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")}
+        moving = group["momentum"] != 0
+        buffers = self._buffers(params, "momentum_buffer") if moving else []
+        penalty, steps = group["penalty"], self._steps(params)
+        if penalty is None:
+            torch._foreach_add_(steps, 1)
+            state: list[Tensor | None] = [*buffers] if moving else [None] * len(params)
+            sgd(params, grads, state, dampening=0.0, maximize=False, foreach=True, **options)
+        else:
+            weights, grads, buffers = _weights(params), _weights(grads), _weights(buffers)
+            prox_sgd_(weights, grads, buffers, steps, penalty, **options)
 
 
 class ProxAdamW(_Proximal):
@@ -199,23 +205,33 @@ class ProxAdamW(_Proximal):
         super().__init__(params, defaults)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
         first, second = (self._buffers(params, name) for name in ("exp_avg", "exp_avg_sq"))
-        steps = self._count(params)
-        if group["weight_decay"] != 0:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(first, grads, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-        metrics = torch._foreach_sqrt(second)
-        torch._foreach_div_(metrics, [(1 - beta2**k) ** 0.5 for k in steps])
-        torch._foreach_add_(metrics, group["eps"])
-        torch._foreach_addcdiv_(params, first, metrics, [-lr / (1 - beta1**k) for k in steps])
-        if group["penalty"] is not None:
-            for p, metric in zip(params, metrics, strict=True):
-                prox_(_weights(p), group["penalty"], lr, metric=_weights(metric))
+        penalty, steps, betas = group["penalty"], self._steps(params), group["betas"]
+        lr, eps, decay = group["lr"], group["eps"], group["weight_decay"]
+        if penalty is None:
+            adamw(
+                params, grads, first, second, [], steps,
+                foreach=True, capturable=params[0].device.type == "cuda",
+                amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=decay, eps=eps,
+                maximize=False,
+            )  # fmt: skip
+        else:
+            weights, grads, first, second = map(_weights, (params, grads, first, second))
+            prox_adamw_(
+                weights, grads, first, second, steps, penalty,
+                lr=lr, betas=betas, eps=eps, weight_decay=decay,
+            )  # fmt: skip
 
 
-def _weights(p: Tensor) -> Tensor:
-    """A view (T, M, C)."""
-    return p if p.dim() == 3 else p.unsqueeze(2)
+def _alike(params: list[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
+    """Parameters that have a gradient, with it, by device and dtype: what an op can take."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for p in params:
+        if p.grad is not None:
+            kinds.setdefault((p.device, p.dtype), []).append((p, p.grad))
+    return list(kinds.values())
+
+
+def _weights(tensors: list[Tensor]) -> list[Tensor]:
+    """Views (T, M, C)."""
+    return [t if t.dim() == 3 else t.unsqueeze(2) for t in tensors]

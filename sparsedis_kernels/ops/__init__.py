@@ -6,6 +6,7 @@ from sparsedis_kernels.ops.group_prox import prox_l0, prox_linf, prox_mcp, prox_
 from sparsedis_kernels.ops.heads_report import duality_gap, lambda_max
 from sparsedis_kernels.ops.penalty_value import penalty_value
 from sparsedis_kernels.ops.prox import prox, prox_
+from sparsedis_kernels.ops.prox_step import prox_adamw_, prox_sgd_
 
 __all__ = [
     "FeatureUsage",
@@ -17,8 +18,10 @@ __all__ = [
     "penalty_value",
     "prox",
     "prox_",
+    "prox_adamw_",
     "prox_l0",
     "prox_linf",
     "prox_mcp",
     "prox_scad",
+    "prox_sgd_",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sparsedis_kernels import backends
 
@@ -21,6 +22,7 @@ def define(
     *,
     reference: Callable[..., Any],
     fake: Callable[..., Any],
+    cpu: Callable[..., Any] | None = None,
     vmap: Callable[..., Any] | None = None,
     autocast: bool = True,
     native: bool = True,
@@ -33,6 +35,7 @@ def define(
         signature: the schema, such as ``"prox(Tensor v, ...) -> Tensor"``.
         reference: the implementation in plain PyTorch, which serves where no native kernel does.
         fake: the function of shapes and dtypes that `torch.compile` runs.
+        cpu: what serves CPU tensors where the native library has no kernel of this name.
         vmap: the batching rule; by default one call per batch entry.
         autocast: under autocast, run in float32. Off for ops that write in place.
         native: whether a native kernel is meant to exist, so that its absence is worth a report.
@@ -48,6 +51,8 @@ def define(
         library.impl(name, serve, "CompositeExplicitAutograd")
         if ns == backends.AUTOMATIC and on_triton and backends.TRITON_ERROR is None:
             library.impl(name, _triton(name), "CUDA")
+        if ns == backends.AUTOMATIC and cpu is not None:
+            library.impl(name, cpu, "CPU")
         torch.library.register_fake(f"{ns}::{name}", fake, lib=library)
         rule = vmap or _one_call_per_entry
         torch.library.register_vmap(f"{ns}::{name}", _bind(rule, ns, name), lib=library)
@@ -64,7 +69,7 @@ def raw(ns: str, name: str) -> Callable[..., Any]:
 def _fallback(name: str, report: bool, reference: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if report:
-            device = next(a.device.type for a in args if isinstance(a, Tensor))
+            device = next(a.device.type for a in tree_leaves(args) if isinstance(a, Tensor))
             backends.report_fallback(name, device)
         return _contiguous(reference(*args))
 
@@ -96,8 +101,7 @@ def _one_call_per_entry(
     op: Callable[..., Any], batch: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     results = [
-        op(*(a if _whole(a, d) else a.select(d, b) for a, d in zip(args, in_dims, strict=True)))
-        for b in range(batch)
+        op(*(_entry(a, d, b) for a, d in zip(args, in_dims, strict=True))) for b in range(batch)
     ]
     if results[0] is None:  # an op that writes in place returns nothing
         return None, None
@@ -106,9 +110,11 @@ def _one_call_per_entry(
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
 
-def _whole(a: Any, dim: Any) -> bool:
-    """Whether the argument has no batch axis; lists of numbers have a list of None for it."""
-    return dim is None or not isinstance(a, Tensor)
+def _entry(a: Any, dim: Any, b: int) -> Any:
+    """Entry b of an argument, or of every item of a list; what has no batch axis stays whole."""
+    if isinstance(a, (list, tuple)):
+        return [_entry(item, d, b) for item, d in zip(a, dim, strict=True)]
+    return a if dim is None else a.select(dim, b)
 
 
 def fold_into_features(

@@ -33,10 +33,6 @@ def _backward_fake(
     )
 
 
-def _reference_inplace(v: Tensor, *args: Any) -> None:
-    v.copy_(reference.prox(v, *args))
-
-
 define(
     f"prox(Tensor v, {_PENALTY}, {_NUMBERS}) -> Tensor",
     reference=reference.prox,
@@ -45,7 +41,7 @@ define(
 )
 define(
     f"prox_(Tensor(a!) v, {_PENALTY}, {_NUMBERS}) -> ()",
-    reference=_reference_inplace,
+    reference=reference.prox_,
     fake=lambda *_: None,
     autocast=False,
 )

@@ -7,6 +7,7 @@ from sparsedis_kernels.reference.heads_gap import duality_gap, lambda_max
 from sparsedis_kernels.reference.linf import linf_prox, linf_prox_backward
 from sparsedis_kernels.reference.penalty_value import penalty_value, penalty_value_backward
 from sparsedis_kernels.reference.prox import prox, prox_backward
+from sparsedis_kernels.reference.prox_step import prox_, prox_adamw_, prox_sgd_
 from sparsedis_kernels.reference.radial import radial_prox, radial_prox_backward
 
 __all__ = [
@@ -21,7 +22,10 @@ __all__ = [
     "penalty_value",
     "penalty_value_backward",
     "prox",
+    "prox_",
+    "prox_adamw_",
     "prox_backward",
+    "prox_sgd_",
     "radial_prox",
     "radial_prox_backward",
 ]

@@ -141,10 +141,10 @@ class Problem:
     def _vector(self, size: int) -> int:
         """Elements of a 16-byte access if every task of every array starts on 16 bytes, else 1."""
         for a in self.arrays:
-            if a is not None and (
-                a.data.data_ptr() % 16 or a.strides[0] * a.data.element_size() % 16
-            ):
-                return 1
+            if a is not None:
+                stride = a.strides[0] * a.data.element_size() if self.T > 1 else 0
+                if a.data.data_ptr() % 16 or stride % 16:
+                    return 1
         return 16 // size
 
     def chunks(self, tile: Tile, most: int | None = None) -> tuple[int, int, int]:

@@ -649,6 +649,17 @@ class FunctionTranslator:
             return f"(u64)({inside}ll)"
         return f"({self.symbol(inside)})"
 
+    def parameter_offset(self, name: str) -> int | None:
+        """Where a kernel parameter lies in the parameter block: its address in 32 bits."""
+        if self.text.kind != "entry":
+            return None
+        return next((p.offset for p in self.parameters if p.name == name.strip()), None)
+
+    def has_narrow_base(self, operand: str) -> bool:
+        """Whether `[register + offset]` holds its address in 32 bits."""
+        register = self._find_register(operand.strip()[1:-1].split("+")[0].strip())
+        return register is not None and register[1] == "u32"
+
     def parameter_buffer(self, name: str) -> str:
         """C++ expression of a .param variable passed in a call."""
         if name not in self.memory:

@@ -57,6 +57,8 @@ def _take_space(ins: Instruction) -> str:
 
 def _typed_address(fn: FunctionTranslator, operand: str, space: str) -> str:
     address = fn.address(operand)
+    if space == "parameter" and fn.has_narrow_base(operand):
+        return f"((u64)parameters + {address})"
     return f"shared_to_generic({address})" if space == "shared" else address
 
 
@@ -123,7 +125,8 @@ def _move(fn: FunctionTranslator, ins: Instruction) -> str:
         bits = 8 * size_of(type_) // len(targets)
         writes = [fn.write(t, f"q >> {bits * i}", f"b{bits}") for i, t in enumerate(targets)]
         return f"auto q = {fn.read(source, f'b{8 * size_of(type_)}')}; " + " ".join(writes)
-    return fn.write(target, fn.read(source, type_), type_)
+    offset = fn.parameter_offset(source) if size_of(type_) == 4 else None
+    return fn.write(target, fn.read(source, type_) if offset is None else str(offset), type_)
 
 
 @handles("cvta")

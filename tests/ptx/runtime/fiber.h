@@ -27,6 +27,7 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -101,6 +102,16 @@ struct Fiber {
   }
 
   bool owns(uint64_t address) const { return address - (uint64_t)stack < STACK_BYTES; }
+
+  // A process may map only so many regions, and a test run loads hundreds of modules.
+  void release() {
+    if (stack) munmap(stack, STACK_BYTES);
+    stack = nullptr;
+#ifdef PTX_TSAN
+    if (tsan_fiber) __tsan_destroy_fiber(tsan_fiber);
+    tsan_fiber = nullptr;
+#endif
+  }
 
  private:
   PTX_NO_TSAN void allocate() {

@@ -80,6 +80,7 @@ inline void run_entry(const Entry& entry, const LaunchRequest& request) {
                         SHARED_LIMIT);
   register_arrays(request);
   run_grid();
+  for (Thread& t : machine.threads) t.fiber.release();
   finish_sites();
   warn_of_different_values();
   release_arrays();

@@ -1,0 +1,100 @@
+"""Optimiser steps that end in the exact prox, one parameter after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels.reference.prox import prox
+
+Levels = Sequence[Tensor | None]  # l1, group, shared, ridge of one parameter
+
+
+def prox_(v: Tensor, *args: Any) -> None:
+    """`prox`, written into v."""
+    v.copy_(prox(v, *args))
+
+
+def prox_sgd_(
+    weights: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor],
+    steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
+    ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, momentum: float,
+    nesterov: bool, weight_decay: float, *, prox_: Callable[..., None] = prox_,
+) -> None:  # fmt: skip
+    """b <- momentum b + grad + decay w, w <- prox of w - lr b; the levels are scaled by lr already.
+
+    `prox_` is the in-place prox to end with. Half precision is computed in float32.
+    """
+    torch._foreach_add_(steps, 1)
+    for i, (w, grad) in enumerate(zip(weights, grads, strict=True)):
+        wide, *buffers = (widened(t) for t in (w, *momentum_buffers[i : i + 1]))
+        direction = grad + weight_decay * wide
+        levels, factor = levels_of(i, l1, group, shared, ridge), scale
+        for buffer in buffers:
+            buffer.mul_(momentum).add_(direction)
+            direction = direction + momentum * buffer if nesterov else buffer
+            summed = gradients_summed(steps[i], momentum, nesterov)
+            levels, factor = times(levels, scale, summed, wide)
+        wide.sub_(lr * direction)
+        prox_(wide, *levels, None, factor, nonneg)
+        narrow((w, *momentum_buffers[i : i + 1]), (wide, *buffers))
+
+
+def prox_adamw_(
+    weights: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
+    ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float, *, prox_: Callable[..., None] = prox_,
+) -> None:  # fmt: skip
+    """AdamW's step, then the prox in its metric; the levels are scaled by lr already.
+
+    `prox_` is the in-place prox to end with. Half precision is computed in float32.
+    """
+    torch._foreach_add_(steps, 1)
+    for i, state in enumerate(zip(weights, exp_avgs, exp_avg_sqs, strict=True)):
+        w, first, second = wide = tuple(widened(t) for t in state)
+        grad, step = grads[i].to(w.dtype), steps[i].double()
+        first.lerp_(grad, 1 - beta1)
+        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        metric = second.sqrt().div_((1 - beta2**step).sqrt()).add_(eps)
+        w.mul_(1 - lr * weight_decay).sub_(first / metric * (lr / (1 - beta1**step)))
+        prox_(w, *levels_of(i, l1, group, shared, ridge), metric, scale, nonneg)
+        narrow(state, wide)
+
+
+def widened(t: Tensor) -> Tensor:
+    """`t`, in float32 if it is half precision."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
+def narrow(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Round what was computed in float32 back into half precision."""
+    for target, source in zip(targets, sources, strict=True):
+        if target is not source:
+            target.copy_(source)
+
+
+def levels_of(i: int, *levels: list[Tensor]) -> Levels:
+    """The strengths of parameter i; an empty list is a level without tensors."""
+    return tuple(level[i] if level else None for level in levels)
+
+
+def gradients_summed(step: Tensor, momentum: float, nesterov: bool) -> Tensor:
+    """How many gradients the step of SGD number `step` adds up: 1 + momentum + ..., float64."""
+    return (1 - momentum ** (step.double() + nesterov)) / (1 - momentum)
+
+
+def times(
+    levels: Levels, scale: list[float], factor: Tensor, w: Tensor
+) -> tuple[Levels, list[float]]:
+    """(levels, scale) of a penalty times a 0-dim tensor, which never leaves its device."""
+    shapes = (w.shape[:2], w.shape[:2], w.shape[1:2], w.shape[:2])
+    factor = factor.to(w.dtype)
+    scaled = tuple(
+        (factor.expand(shape) if level is None else level * factor) if number else None
+        for level, number, shape in zip(levels, scale, shapes, strict=True)
+    )
+    return scaled, scale

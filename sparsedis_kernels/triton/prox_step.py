@@ -1,0 +1,159 @@
+"""Launches the optimiser steps that end in the prox: many tensors in few launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels.reference.prox_step import (
+    gradients_summed,
+    levels_of,
+    narrow,
+    times,
+    widened,
+)
+from sparsedis_kernels.triton.kernels.prox_step import prox_adamw_kernel, prox_sgd_kernel
+from sparsedis_kernels.triton.launch import launch
+from sparsedis_kernels.triton.prox import SECULAR_STEPS, prox_
+from sparsedis_kernels.triton.tile import TASKS, Problem
+
+# Tensors of a launch: a kernel for each of these numbers. 64 with five pointers and two integers
+# each stay within the 4 KiB of arguments that every device takes.
+TABLE_SIZES = (1, 8, 64)
+NO_PROGRAM = 1 << 31
+
+
+@dataclass(frozen=True)
+class Update:
+    """One weight of a step: its arrays (the weight first), strengths and step counter."""
+
+    problem: Problem
+    step: Tensor
+
+    @property
+    def kind(self) -> Any:
+        """What tensors of one launch have in common; a tensor that goes alone is its own kind."""
+        problem = self.problem
+        if problem.T > 1 or not problem.dense or any(s is not None for s in problem.strengths):
+            return id(self)
+        dtypes = tuple(a and a.data.dtype for a in problem.arrays)
+        return problem.tile(), dtypes
+
+
+def prox_sgd_(
+    weights: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor],
+    steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
+    ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, momentum: float,
+    nesterov: bool, weight_decay: float,
+) -> None:  # fmt: skip
+    """`sparsedis_kernels.reference.prox_sgd_`."""
+    torch._foreach_add_(steps, 1)
+    levels, coupled = (l1, group, shared, ridge), bool(shared) or scale[2] > 0
+    written = [widened(w) for w in weights] if coupled else weights
+    others = (grads, momentum_buffers or None)
+    updates = _updates(written, others, steps, None if coupled else levels, scale)
+    _launch(
+        prox_sgd_kernel, updates, scale, lr=lr, momentum=momentum, decay=weight_decay,
+        NONNEG=nonneg, NESTEROV=nesterov, PROX=not coupled,
+    )  # fmt: skip
+    if coupled:
+        for i, w in enumerate(written):
+            strengths, factor = levels_of(i, *levels), scale
+            if momentum_buffers:
+                summed = gradients_summed(steps[i], momentum, nesterov)
+                strengths, factor = times(strengths, scale, summed, w)
+            prox_(w, *strengths, None, factor, nonneg)
+        narrow(weights, written)
+
+
+def prox_adamw_(
+    weights: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
+    ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """`sparsedis_kernels.reference.prox_adamw_`."""
+    torch._foreach_add_(steps, 1)
+    levels, coupled = (l1, group, shared, ridge), bool(shared) or scale[2] > 0
+    written = [widened(w) for w in weights] if coupled else weights
+    metrics = [torch.empty_like(w) for w in written] if coupled else None
+    others = (grads, exp_avgs, exp_avg_sqs, metrics)
+    updates = _updates(written, others, steps, None if coupled else levels, scale)
+    _launch(
+        prox_adamw_kernel, updates, scale, lr=lr, beta1=beta1, beta2=beta2, eps=eps,
+        decay=weight_decay, NONNEG=nonneg, STEPS=SECULAR_STEPS.get(weights[0].dtype, 12),
+    )  # fmt: skip
+    for i, metric in enumerate(metrics or ()):
+        prox_(written[i], *levels_of(i, *levels), metric, scale, nonneg)
+    narrow(weights, written)
+
+
+def _updates(
+    weights: list[Tensor], others: Sequence[list[Tensor] | None], steps: list[Tensor],
+    levels: tuple[list[Tensor], ...] | None, scale: list[float],
+) -> list[Update]:  # fmt: skip
+    """The updates of a step; without `levels` it ends before the prox."""
+    grouped = levels is not None and (bool(levels[1]) or scale[1] > 0)
+    updates = []
+    for i, step in enumerate(steps):
+        l1, group, _, ridge = levels_of(i, *levels) if levels else (None,) * 4
+        arrays = [weights[i], *(None if role is None else role[i] for role in others)]
+        problem = Problem.of(weights[i].shape, arrays, (l1, group, ridge))
+        if weights[i].numel():
+            updates.append(Update(problem.merged(grouped=grouped), step))
+    return updates
+
+
+def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: Any) -> None:
+    for table in _tables(updates):
+        problem = table[0].problem
+        tile = problem.tile()
+        tasks = problem.chunks(tile, TASKS)[1]
+        programs = [blocks * chunks for blocks, _, chunks in _chunks(table)]
+        starts = [0, *accumulate(programs)]
+        padded = table + table[-1:] * (_table_size(len(table)) - len(table))
+        launch(
+            kernel, starts.pop(), tile.warps, table[0].step,
+            *_pointers(padded), tuple(u.step for u in padded),
+            tuple(_coded(u.problem.M) for u in padded),
+            tuple(map(_coded, starts + [NO_PROGRAM] * (len(padded) - len(table)))),
+            *(s and s.data for s in problem.strengths), problem.T, tasks, *problem.strides,
+            l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
+            TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
+            GROUPED=problem.strengths[1] is not None or scale[1] > 0, **options,
+        )  # fmt: skip
+
+
+def _tables(updates: list[Update]) -> Iterator[list[Update]]:
+    """The updates of every launch."""
+    kinds: dict[Any, list[Update]] = {}
+    for update in updates:
+        kinds.setdefault(update.kind, []).append(update)
+    for alike in kinds.values():
+        for first in range(0, len(alike), TABLE_SIZES[-1]):
+            yield alike[first : first + TABLE_SIZES[-1]]
+
+
+def _table_size(tensors: int) -> int:
+    return next(size for size in TABLE_SIZES if size >= tensors)
+
+
+def _chunks(table: list[Update]) -> Iterator[tuple[int, int, int]]:
+    for update in table:
+        yield update.problem.chunks(update.problem.tile(), TASKS)
+
+
+def _pointers(table: list[Update]) -> Iterator[tuple[Tensor, ...] | None]:
+    """For every array of the kernel, that of each tensor; None if there is none."""
+    for views in zip(*(u.problem.arrays for u in table), strict=True):
+        yield None if views[0] is None else tuple(v.data for v in views)
+
+
+def _coded(n: int) -> int:
+    """n as 16 n + 3: Triton compiles anew where an integer becomes 1 or a multiple of 16."""
+    return 16 * n + 3
