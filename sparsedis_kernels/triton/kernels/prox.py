@@ -39,6 +39,86 @@ def thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m
 
 
 @triton.jit
+def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: tl.constexpr,
+               START: tl.constexpr, RIDGE: tl.constexpr, GROUPED: tl.constexpr,
+               STEPS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """What a feature adds up over its groups to find its norm theta: two of (groups,) in float64.
+
+    At the START: the squared norm of a group after its threshold, and its largest curvature (for
+    the maximum). Later: ||y||^2 of the group y that theta gives, and its slope (`feature_step`).
+    """
+    AXIS: tl.constexpr = TILE.axis
+    block = blocked(u, TILE)
+    if START or not METRIC:
+        norm = thresholded_norm(block, group_level, AXIS, GROUPED)
+        if not START:
+            e = (1.0 + ridge_level) * size_m + shared_m
+            norm /= e
+            second = norm * norm * ((1.0 + ridge_level) / e).to(tl.float64)
+        elif METRIC:
+            D = tl.max(blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE), AXIS)
+            second = D.to(tl.float64)
+        else:
+            second = tl.zeros((TILE.groups,), tl.float64) + (1.0 + ridge_level).to(tl.float64)
+        first = norm * norm
+    else:
+        D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
+        e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
+        if GROUPED:
+            k = pull(block, e, group_level, AXIS, STEPS)
+            a = e + tl.expand_dims(k, AXIS)
+        else:
+            a = e
+        y = block / a
+        q = y * y / a
+        s2 = tl.sum(q * D, AXIS)
+        slope = s2
+        if GROUPED:
+            boost = k * tl.sum(q, AXIS) / tl.sum(q * e, AXIS)
+            slope = tl.where(s2 > 0.0, s2 * (1.0 + boost), s2)
+        first = tl.sum(y * y, AXIS).to(tl.float64)
+        second = slope.to(tl.float64)
+    return first, second
+
+
+@triton.jit
+def feature_start(first, curvature, level):
+    """theta = ||x_m||_F where the curvature is uniform, else a lower bound; all in float64.
+
+    Where the level is absent the feature is not coupled: theta = 1 leaves its groups alone.
+    """
+    norm = tl.sqrt(first)
+    size = tl.where(norm <= level, 0.0, (norm - level) / curvature)
+    return tl.where((level == 0.0) & (norm > 0.0), 1.0, size)
+
+
+@triton.jit
+def feature_step(size, first, slope, level):
+    """A reciprocal Newton step to ||y(theta)||_F = 1, y: (D theta + shared) y + group y/||y|| = u.
+
+    It climbs; all in float64.
+    """
+    step = first * (tl.sqrt(first) - 1.0) / slope
+    return tl.where((size > 0.0) & (level > 0.0) & (step > 0.0), size + step, size)
+
+
+@triton.jit
+def coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: tl.constexpr,
+                   GROUP: tl.constexpr, RIDGE: tl.constexpr, GROUPED: tl.constexpr,
+                   STEPS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """x = theta y of every group, given theta = ||x_m||_F: (lanes,)."""
+    if METRIC:
+        curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
+        curvature = curvature * spread(size_m, lane, TILE) + spread(shared_m, lane, TILE)
+    else:
+        curvature = (1.0 + ridge_level) * size_m + shared_m
+    curvature = tl.where(curvature > 0.0, curvature, 1.0)  # 0 where the feature is
+    y = solve_groups(u, curvature, group_level, lane, METRIC, GROUP, "feature", GROUPED, STEPS,
+                     TILE)  # fmt: skip
+    return y * spread(size_m, lane, TILE)
+
+
+@triton.jit
 def prox_kernel(
     v, metric, x, l1, group, ridge, theta, shared,
     T, M, blocks, tasks,
@@ -50,7 +130,6 @@ def prox_kernel(
 ):  # fmt: skip
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    CURVATURE: tl.constexpr = RIDGE if theta is None else "feature"
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
@@ -68,20 +147,15 @@ def prox_kernel(
         )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
-        if metric is not None:
-            curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
-            if theta is not None:
-                curvature = curvature * spread(size_m, lane, TILE) + spread(shared_m, lane, TILE)
-        else:
-            curvature = 1.0 + ridge_level
-            if theta is not None:
-                curvature = curvature * size_m + shared_m
-        if theta is not None:  # 0 where the feature is
-            curvature = tl.where(curvature > 0.0, curvature, 1.0)
-        y = solve_groups(u, curvature, group_level, lane, metric is not None, GROUP, CURVATURE,
-                         GROUPED, STEPS, TILE)  # fmt: skip
         if theta is not None:
-            y = y * spread(size_m, lane, TILE)
+            y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane,
+                               metric is not None, GROUP, RIDGE, GROUPED, STEPS, TILE)  # fmt: skip
+        elif metric is not None:
+            y = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
+                             True, GROUP, RIDGE, GROUPED, STEPS, TILE)  # fmt: skip
+        else:
+            y = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, GROUP, RIDGE,
+                             GROUPED, STEPS, TILE)  # fmt: skip
         store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
@@ -95,19 +169,15 @@ def feature_sums_kernel(
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
     GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a chunk of tasks for every feature: (chunks, M) in float64.
-
-    Without theta: the squared norm of the groups after their threshold, and the largest curvature.
-    With it: ||y||^2 of the groups y that theta gives, and its slope (see `feature_step_kernel`).
-    """
+    """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    AXIS: tl.constexpr = TILE.axis
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
+    size_m, shared_m = 1.0, 0.0
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
@@ -121,36 +191,11 @@ def feature_sums_kernel(
         )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
-        block = blocked(u, TILE)
-        if metric is None or theta is None:
-            norm = thresholded_norm(block, group_level, AXIS, GROUPED)
-            if theta is not None:
-                e = (1.0 + ridge_level) * size_m + shared_m
-                norm /= e
-                second += norm * norm * ((1.0 + ridge_level) / e).to(tl.float64)
-            elif metric is not None:
-                D = tl.max(blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE), AXIS)
-                second = tl.maximum(second, D.to(tl.float64))
-            else:
-                second = tl.maximum(second, (1.0 + ridge_level).to(tl.float64))
-            first += norm * norm
-        else:
-            D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
-            e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
-            if GROUPED:
-                k = pull(block, e, group_level, AXIS, STEPS)
-                a = e + tl.expand_dims(k, AXIS)
-            else:
-                a = e
-            y = block / a
-            q = y * y / a
-            s2 = tl.sum(q * D, AXIS)
-            slope = s2
-            if GROUPED:
-                boost = k * tl.sum(q, AXIS) / tl.sum(q * e, AXIS)
-                slope = tl.where(s2 > 0.0, s2 * (1.0 + boost), s2)
-            first += tl.sum(y * y, AXIS).to(tl.float64)
-            second += slope.to(tl.float64)
+        add, other = group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane,
+                                metric is not None, theta is None, RIDGE, GROUPED, STEPS,
+                                TILE)  # fmt: skip
+        first += add
+        second = tl.maximum(second, other) if theta is None else second + other
     at = t0 // tasks * M + m
     tl.store(first_sum + at, first, mask=held)
     tl.store(second_sum + at, second, mask=held)
@@ -176,21 +221,15 @@ def feature_step_kernel(
     first_sum, second_sum, theta, shared, chunks, M,
     FIRST: tl.constexpr, FEATURES: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """theta_m = ||x_m||_F: its start (exact where D is uniform), or one reciprocal Newton step.
-
-    It solves ||y(theta)||_F = 1 for the groups' y, where (D theta + shared) y + group y/||y|| = u.
-    """
+    """theta_m = ||x_m||_F from the sums of chunks: its start, or one more step."""
     m = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     held = m < M
-    norm = tl.sqrt(chunk_total(first_sum, m, held, chunks, M, False, CHUNKS))
+    first = chunk_total(first_sum, m, held, chunks, M, False, CHUNKS)
     second = chunk_total(second_sum, m, held, chunks, M, FIRST, CHUNKS)
     level = tl.load(shared + m, mask=held, other=0.0).to(tl.float64)
     if FIRST:
-        size = tl.where(norm <= level, 0.0, (norm - level) / second)
-        # Where the level is absent the feature is not coupled: theta = 1 leaves its groups alone.
-        size = tl.where((level == 0.0) & (norm > 0.0), 1.0, size)
+        size = feature_start(first, second, level)
     else:
         size = tl.load(theta + m, mask=held, other=0.0).to(tl.float64)
-        step = norm * norm * (norm - 1.0) / second
-        size = tl.where((size > 0.0) & (level > 0.0) & (step > 0.0), size + step, size)
+        size = feature_step(size, first, second, level)
     tl.store(theta + m, size.to(theta.dtype.element_ty), mask=held)
