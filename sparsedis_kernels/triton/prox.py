@@ -8,17 +8,14 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels.triton.kernels.prox import (
+    coupled_prox_kernel,
     feature_step_kernel,
     feature_sums_kernel,
     prox_kernel,
 )
 from sparsedis_kernels.triton.launch import launch, launch_on_groups
-from sparsedis_kernels.triton.tile import Problem
+from sparsedis_kernels.triton.tile import Problem, Tile
 
-# Newton steps of a secular equation. Measured over 20,000 random groups: from the start used here
-# twelve reach float32's rounding where D spans twelve decades, sixteen float64's; six, which
-# suffice near the threshold, leave 2e-4 of the weight away from it where D spans four.
-SECULAR_STEPS = {torch.float64: 16}
 FEATURES, CHUNKS = 32, 64  # features of one program that adds chunks, and chunks at a time
 
 
@@ -57,16 +54,15 @@ def feature_norms(
     blocks, tasks, chunks = problem.chunks(tile)
     first, second = torch.empty(2, chunks, M, dtype=torch.float64, device=v.device)
     theta = torch.empty_like(level)
-    uniform = metric is None and problem.form(2) in ("number", "feature")
-    steps = SECULAR_STEPS.get(v.dtype, 12)
-    for step in range(1 if uniform else steps + 1):
+    uniform = _is_uniform(problem)
+    for step in range(1 if uniform else tile.newton_steps + 1):
         size = theta if step else None
         launch(
             feature_sums_kernel, blocks * chunks, tile.warps, v,
             v, metric, l1, group, ridge, size, level if step else None, first, second,
             T, M, blocks, tasks, *problem.strides, scale[0], scale[1], scale[3],
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-            GROUPED=group is not None or scale[1] > 0, NONNEG=nonneg, STEPS=steps,
+            GROUPED=group is not None or scale[1] > 0, NONNEG=nonneg,
         )  # fmt: skip
         launch(
             feature_step_kernel, -(-M // FEATURES), 4, v,
@@ -76,6 +72,26 @@ def feature_norms(
     return theta
 
 
+def _is_uniform(problem: Problem) -> bool:
+    """Whether the quadratic is the same in all groups of a feature."""
+    return problem.arrays[1] is None and problem.form(2) in ("number", "feature")
+
+
+def _coupled_prox_into(
+    problem: Problem, tile: Tile, level: Tensor, scale: list[float], nonneg: bool
+) -> None:
+    """The prox of all tasks of a few features in one program."""
+    forms = ["number" if s is None else "both" for s in problem.strengths]
+    tensors = [a and a.data for a in (*problem.arrays, *problem.strengths)]
+    launch(
+        coupled_prox_kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, level,
+        *tensors, level, problem.T, problem.M, *problem.strides, scale[0], scale[1], scale[3],
+        TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
+        GROUPED=problem.strengths[1] is not None or scale[1] > 0, NONNEG=nonneg,
+        UNIFORM=_is_uniform(problem),
+    )  # fmt: skip
+
+
 def _prox_into(
     x: Tensor, v: Tensor, l1: Tensor | None, group: Tensor | None, shared: Tensor | None,
     ridge: Tensor | None, metric: Tensor | None, scale: list[float], nonneg: bool,
@@ -83,16 +99,19 @@ def _prox_into(
     if v.numel() == 0:
         return
     grouped = group is not None or scale[1] > 0
-    theta = level = None
+    coupled = shared is not None or scale[2] > 0
     problem = Problem.of(v.shape, (v, metric, x), (l1, group, ridge))
-    if shared is not None or scale[2] > 0:
-        level = shared_level(v, shared, scale[2])
-        theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)
+    level = shared_level(v, shared, scale[2]) if coupled else None
+    if level is None:
+        problem, theta = problem.merged(grouped=grouped), None
+    elif tile := problem.tile_of_features():
+        _coupled_prox_into(problem, tile, level, scale, nonneg)
+        return
     else:
-        problem = problem.merged(grouped=grouped)
+        theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)
     launch_on_groups(
         prox_kernel, problem, v, v, metric, x, l1, group, ridge, theta, level,
         l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
         L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-        GROUPED=grouped, NONNEG=nonneg, STEPS=SECULAR_STEPS.get(v.dtype, 12),
+        GROUPED=grouped, NONNEG=nonneg,
     )  # fmt: skip

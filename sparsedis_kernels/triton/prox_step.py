@@ -19,7 +19,7 @@ from sparsedis_kernels.reference.prox_step import (
 )
 from sparsedis_kernels.triton.kernels.prox_step import prox_adamw_kernel, prox_sgd_kernel
 from sparsedis_kernels.triton.launch import launch
-from sparsedis_kernels.triton.prox import SECULAR_STEPS, prox_
+from sparsedis_kernels.triton.prox import prox_
 from sparsedis_kernels.triton.tile import TASKS, Problem
 
 # Tensors of a launch: a kernel for each of these numbers. 64 with five pointers and two integers
@@ -86,7 +86,7 @@ def prox_adamw_(
     updates = _updates(written, others, steps, None if coupled else levels, scale)
     _launch(
         prox_adamw_kernel, updates, scale, lr=lr, beta1=beta1, beta2=beta2, eps=eps,
-        decay=weight_decay, NONNEG=nonneg, STEPS=SECULAR_STEPS.get(weights[0].dtype, 12),
+        decay=weight_decay, NONNEG=nonneg,
     )  # fmt: skip
     for i, metric in enumerate(metrics or ()):
         prox_(written[i], *levels_of(i, *levels), metric, scale, nonneg)

@@ -100,6 +100,70 @@ def store_tile(
 
 
 @triton.jit
+def place_of_features(T, M, TILE: tl.constexpr):
+    """Where the groups of a tile of all tasks lie: (first feature, task, feature, whether it is).
+
+    Such a tile has `TILE.filled // TILE.tasks` features, task after task.
+    """
+    FEATURES: tl.constexpr = TILE.filled // TILE.tasks
+    group = tl.arange(0, TILE.groups)
+    m0 = tl.program_id(0).to(tl.int64) * FEATURES
+    t, m = (group // FEATURES).to(tl.int64), m0 + group % FEATURES
+    return m0, t, m, (t < T) & (m < M)
+
+
+@triton.jit
+def address_of_features(pointer, m0, T, M, stride_t, stride_m, stride_c, TILE: tl.constexpr):
+    """(address, whether there is an entry) for the flat lanes of a tile of all tasks: (lanes,)."""
+    ROW: tl.constexpr = TILE.filled // TILE.tasks * TILE.C
+    VECTOR: tl.constexpr = TILE.vector
+    lane = tl.arange(0, TILE.lanes)
+    # In units of whole accesses, so that what is known of a unit is known of its 16 bytes.
+    unit = lane // VECTOR
+    t = unit // (ROW // VECTOR)
+    within = unit - t * (ROW // VECTOR)
+    held = (t < T) & (within < (M - m0) * TILE.C // VECTOR)
+    entry = within * VECTOR + lane % VECTOR
+    if TILE.dense:
+        at = pointer + t.to(tl.int64) * stride_t + m0 * stride_m + entry
+    else:
+        m = entry // TILE.C
+        at = pointer + t.to(tl.int64) * stride_t + (m0 + m) * stride_m
+        at += (entry - m * TILE.C).to(tl.int64) * stride_c
+    if TILE.vector > 1:
+        at = tl.max_contiguous(tl.multiple_of(at, 16), VECTOR)
+    return at, held
+
+
+@triton.jit
+def load_features(pointer, m0, T, M, stride_t, stride_m, stride_c, other, TILE: tl.constexpr):
+    """All tasks of the features from m0 on as they are computed in, `other` elsewhere: (lanes,)."""
+    at, held = address_of_features(pointer, m0, T, M, stride_t, stride_m, stride_c, TILE)
+    return tl.load(at, mask=held, other=other).to(tl.float64 if TILE.double else tl.float32)
+
+
+@triton.jit
+def store_features(pointer, value, m0, T, M, stride_t, stride_m, stride_c, TILE: tl.constexpr):
+    """Write all tasks of the features from m0 on."""
+    at, held = address_of_features(pointer, m0, T, M, stride_t, stride_m, stride_c, TILE)
+    tl.store(at, value.to(pointer.dtype.element_ty), mask=held)
+
+
+@triton.jit
+def over_tasks(value, MAXIMUM: tl.constexpr, TILE: tl.constexpr):
+    """Sum, or maximum, of a value per group over the tasks of a tile of all tasks: (features,)."""
+    table = tl.reshape(value, (TILE.tasks, TILE.filled // TILE.tasks))
+    return tl.max(table, 0) if MAXIMUM else tl.sum(table, 0)
+
+
+@triton.jit
+def on_tasks(value, TILE: tl.constexpr):
+    """A value per feature on the groups of a tile of all tasks: (groups,)."""
+    wide = tl.broadcast_to(value[None, :], (TILE.tasks, TILE.filled // TILE.tasks))
+    return tl.reshape(wide, (TILE.groups,))
+
+
+@triton.jit
 def blocked(flat, TILE: tl.constexpr):
     """Flat (lanes,) as (groups, entries), or (entries, groups) if TILE.axis is 0; padding is 0."""
     if TILE.groups == 1:
@@ -218,20 +282,21 @@ def thresholded_norm(block, level, AXIS: tl.constexpr, GROUPED: tl.constexpr):
 
 
 @triton.jit
-def secular_radius(u, diagonal, level, AXIS: tl.constexpr, STEPS: tl.constexpr):
+def secular_radius(u, diagonal, level, TILE: tl.constexpr):
     """r >= 0 with sum_i (u_i / (D_i r + level))^2 = 1, or 0 where ||u|| <= level: (groups,).
 
     The reciprocal Newton iteration (Hebden 1973; More and Sorensen 1983) climbs to the root from
     the larger of two lower bounds: (||u|| - level) / max D and max (|u_i| - level) / D_i.
     `u` is scaled, so that its squares are safe; D > 0 in padding too.
     """
+    AXIS: tl.constexpr = TILE.axis
     size = root(tl.sum(u * u, AXIS))
     wide = tl.expand_dims(level, AXIS)
     single = tl.max((tl.abs(u) - wide) / diagonal, AXIS)
     radius = tl.maximum((size - level) / tl.max(diagonal, AXIS), single)
     live = size > level
     radius = tl.where(live, radius, 0.0)
-    for _ in range(STEPS):
+    for _ in range(TILE.newton_steps):
         inverse = 1.0 / (diagonal * tl.expand_dims(radius, AXIS) + wide)
         q = u * inverse
         q = q * q
@@ -253,21 +318,21 @@ def plain_factor(size, level, curvature):
 
 
 @triton.jit
-def pull(u_block, diagonal, level, AXIS: tl.constexpr, STEPS: tl.constexpr):
+def pull(u_block, diagonal, level, TILE: tl.constexpr):
     """level / ||x||, infinite where x is 0, for x = argmin 1/2 x'Dx + level ||x|| - u'x: (groups,).
 
     The solution is x = u / (D + level/||x||).
     """
-    _, inverse = binary_scale(tl.max(tl.abs(u_block), AXIS))
-    scaled = u_block * tl.expand_dims(inverse, AXIS)
-    radius = secular_radius(scaled, diagonal, level * inverse, AXIS, STEPS)
+    _, inverse = binary_scale(tl.max(tl.abs(u_block), TILE.axis))
+    scaled = u_block * tl.expand_dims(inverse, TILE.axis)
+    radius = secular_radius(scaled, diagonal, level * inverse, TILE)
     # Without a level there is no pull, also on a group that is zero.
     return tl.where(level == 0.0, radius * 0.0, level * inverse / radius)
 
 
 @triton.jit
 def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, GROUP: tl.constexpr,
-                 CURVATURE: tl.constexpr, GROUPED: tl.constexpr, STEPS: tl.constexpr,
+                 CURVATURE: tl.constexpr, GROUPED: tl.constexpr,
                  TILE: tl.constexpr):  # fmt: skip
     """x = argmin 1/2 x'Dx + group ||x|| - u'x for every group of a tile: (lanes,).
 
@@ -281,7 +346,7 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, GROUP: t
         else:
             x = divide(u, on_lanes(curvature, lane, CURVATURE, TILE))
     elif METRIC:
-        k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE.axis, STEPS)
+        k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE)
         x = u / (curvature + spread(k, lane, TILE))
     else:
         size, _, inverse = scaled_norm(blocked(u, TILE), TILE.axis)

@@ -1,8 +1,9 @@
 """The prox of the nested penalty.
 
 Without the shared level a program solves the groups of a tile and writes them. With it, a feature's
-norm over all tasks comes first: sums over chunks of tasks, one number per chunk and feature, then
-one program per block of features adds the chunks in order. No atomics: results repeat bit for bit.
+norm over all tasks comes first. Where all tasks of a few features fit in a tile, one program does
+everything. Else come sums over chunks of tasks, one number per chunk and feature, then one program
+per block of features adds the chunks in order. No atomics: results repeat bit for bit.
 """
 
 import triton
@@ -10,14 +11,19 @@ import triton.language as tl
 
 from sparsedis_kernels.triton.kernels.groups import (
     blocked,
+    load_features,
     load_tile,
     on_lanes,
+    on_tasks,
+    over_tasks,
     padded,
     place,
+    place_of_features,
     pull,
     soft_threshold,
     solve_groups,
     spread,
+    store_features,
     store_tile,
     strength,
     strength_of_task,
@@ -41,7 +47,7 @@ def thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m
 @triton.jit
 def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: tl.constexpr,
                START: tl.constexpr, RIDGE: tl.constexpr, GROUPED: tl.constexpr,
-               STEPS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+               TILE: tl.constexpr):  # fmt: skip
     """What a feature adds up over its groups to find its norm theta: two of (groups,) in float64.
 
     At the START: the squared norm of a group after its threshold, and its largest curvature (for
@@ -65,7 +71,7 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
         D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
         e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
         if GROUPED:
-            k = pull(block, e, group_level, AXIS, STEPS)
+            k = pull(block, e, group_level, TILE)
             a = e + tl.expand_dims(k, AXIS)
         else:
             a = e
@@ -105,7 +111,7 @@ def feature_step(size, first, slope, level):
 @triton.jit
 def coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: tl.constexpr,
                    GROUP: tl.constexpr, RIDGE: tl.constexpr, GROUPED: tl.constexpr,
-                   STEPS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+                   TILE: tl.constexpr):  # fmt: skip
     """x = theta y of every group, given theta = ||x_m||_F: (lanes,)."""
     if METRIC:
         curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
@@ -113,7 +119,7 @@ def coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRI
     else:
         curvature = (1.0 + ridge_level) * size_m + shared_m
     curvature = tl.where(curvature > 0.0, curvature, 1.0)  # 0 where the feature is
-    y = solve_groups(u, curvature, group_level, lane, METRIC, GROUP, "feature", GROUPED, STEPS,
+    y = solve_groups(u, curvature, group_level, lane, METRIC, GROUP, "feature", GROUPED,
                      TILE)  # fmt: skip
     return y * spread(size_m, lane, TILE)
 
@@ -126,7 +132,7 @@ def prox_kernel(
     l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
     l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
-    GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr,
 ):  # fmt: skip
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
@@ -149,13 +155,13 @@ def prox_kernel(
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
         if theta is not None:
             y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane,
-                               metric is not None, GROUP, RIDGE, GROUPED, STEPS, TILE)  # fmt: skip
+                               metric is not None, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
         elif metric is not None:
             y = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
-                             True, GROUP, RIDGE, GROUPED, STEPS, TILE)  # fmt: skip
+                             True, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
         else:
             y = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, GROUP, RIDGE,
-                             GROUPED, STEPS, TILE)  # fmt: skip
+                             GROUPED, TILE)  # fmt: skip
         store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
@@ -167,7 +173,7 @@ def feature_sums_kernel(
     l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
     l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
-    GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr,
 ):  # fmt: skip
     """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
@@ -192,7 +198,7 @@ def feature_sums_kernel(
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
         add, other = group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane,
-                                metric is not None, theta is None, RIDGE, GROUPED, STEPS,
+                                metric is not None, theta is None, RIDGE, GROUPED,
                                 TILE)  # fmt: skip
         first += add
         second = tl.maximum(second, other) if theta is None else second + other
@@ -233,3 +239,49 @@ def feature_step_kernel(
         size = tl.load(theta + m, mask=held, other=0.0).to(tl.float64)
         size = feature_step(size, first, second, level)
     tl.store(theta + m, size.to(theta.dtype.element_ty), mask=held)
+
+
+@triton.jit
+def coupled_prox_kernel(
+    v, metric, x, l1, group, ridge, shared, T, M,
+    v_t, v_m, v_c, metric_t, metric_m, metric_c, x_t, x_m, x_c,
+    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr, UNIFORM: tl.constexpr,
+):  # fmt: skip
+    """The prox with the shared level where all tasks of a few features fit in one tile.
+
+    UNIFORM says that a feature has one curvature, which makes the start of its norm exact.
+    """
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    METRIC: tl.constexpr = metric is not None
+    m0, t, m, held = place_of_features(T, M, TILE)
+    lane = tl.arange(0, TILE.lanes)
+    u = load_features(v, m0, T, M, v_t, v_m, v_c, 0.0, TILE)
+    d = 1.0
+    if METRIC:
+        d = load_features(metric, m0, T, M, metric_t, metric_m, metric_c, 1.0, TILE)
+        u = u * d
+    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    u = soft_threshold(u, on_lanes(l1_level, lane, L1, TILE), NONNEG)
+    feature = m0 + tl.arange(0, TILE.filled // TILE.tasks)
+    level = tl.load(shared + feature, mask=feature < M, other=0.0).to(tl.float64)
+    shared_m = on_tasks(level.to(ACC), TILE)
+    first, second = group_sums(u, d, ridge_level, group_level, 1.0, 0.0, lane, METRIC, True, RIDGE,
+                               GROUPED, TILE)  # fmt: skip
+    curvature = over_tasks(tl.where(held, second, 0.0), True, TILE)
+    size = feature_start(over_tasks(first, False, TILE), curvature, level)
+    if not UNIFORM:
+        for _ in range(TILE.newton_steps):
+            size_m = on_tasks(size.to(ACC), TILE)
+            norm2, slope = group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane,
+                                      METRIC, False, RIDGE, GROUPED, TILE)  # fmt: skip
+            norm2, slope = over_tasks(norm2, False, TILE), over_tasks(slope, False, TILE)
+            size = feature_step(size, norm2, slope, level)
+    size_m = on_tasks(size.to(ACC), TILE)
+    y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, GROUP,
+                       RIDGE, GROUPED, TILE)  # fmt: skip
+    store_features(x, y, m0, T, M, x_t, x_m, x_c, TILE)

@@ -94,7 +94,7 @@ def prox_sgd_kernel(
             )
             u = soft_threshold(w, on_lanes(l1_level, lane, L1, TILE), NONNEG)
             w = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, GROUP, RIDGE,
-                             GROUPED, 0, TILE)  # fmt: skip
+                             GROUPED, TILE)  # fmt: skip
         store_tile(w_data, w, t, m0, lane, limit, w_t, w_m, w_c, TILE)
 
 
@@ -107,7 +107,7 @@ def prox_adamw_kernel(
     l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
     lr: tl.float64, beta1: tl.float64, beta2: tl.float64, eps: tl.float64, decay: tl.float64,
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
-    GROUPED: tl.constexpr, NONNEG: tl.constexpr, STEPS: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr,
 ):  # fmt: skip
     """Both moments, then w = argmin_x 1/2 sum d (x - v)^2 + levels, v being AdamW's weight.
 
@@ -151,5 +151,5 @@ def prox_adamw_kernel(
             )
             u = soft_threshold(d * w - rate * first, on_lanes(l1_level, lane, L1, TILE), NONNEG)
             w = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
-                             True, GROUP, RIDGE, GROUPED, STEPS, TILE)  # fmt: skip
+                             True, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
         store_tile(w_data, w, t, m0, lane, limit, w_t, w_m, w_c, TILE)
