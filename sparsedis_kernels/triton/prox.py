@@ -104,7 +104,7 @@ def _prox_into(
     level = shared_level(v, shared, scale[2]) if coupled else None
     if level is None:
         problem, theta = problem.merged(grouped=grouped), None
-    elif tile := problem.tile_of_features():
+    elif tile := problem.tile_of_features(iterates=not _is_uniform(problem)):
         _coupled_prox_into(problem, tile, level, scale, nonneg)
         return
     else:

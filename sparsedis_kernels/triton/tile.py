@@ -13,12 +13,17 @@ TASKS = 32  # at most, that one program walks through where tasks are independen
 PROGRAMS = 1024  # enough to fill a device; more tasks make programs longer
 MAX_WARPS = 16
 SECTOR = 32  # bytes that memory moves at least
-ON_CHIP = 131072  # bytes of all arrays of a program that keeps them in registers
+REGISTERS = 200 << 10  # bytes of a multiprocessor's 256 KiB that one program may plan with
 
 
 def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << (max(n, 1) - 1).bit_length()
+
+
+def _registers(groups: int, C: int, size: int, kept: int) -> int:
+    """Bytes that a program keeps: values of every lane, and float64 values of every group."""
+    return kept * (power_of_two(groups * C) * max(size, 4) + groups * 8)
 
 
 @dataclass(frozen=True)
@@ -154,31 +159,30 @@ class Problem:
         groups = power_of_two(filled)
         return Tile(self.C, filled, groups, entries, lanes, vector, self.dense, size == 8)
 
-    def tile_of_features(self) -> Tile | None:
-        """The tile of a few features with all their tasks, if these fit in the registers."""
-        arrays = [a for a in self.arrays if a is not None]
-        size = max(a.data.element_size() for a in arrays)
-        tasks, features = power_of_two(self.T), 1
-        while features * self.C * size % SECTOR or (
-            tasks * features * self.C * size < BYTES and features < self.M
-        ):
+    def tile_of_features(self, *, iterates: bool) -> Tile | None:
+        """The tile of a few features with all their tasks, if it fits in the registers.
+
+        Rows are whole sectors if that fits. A kernel that `iterates` would read everything a dozen
+        times without such a tile, and holds more at a time: it takes rows of any width.
+        """
+        size = max(a.data.element_size() for a in self.arrays if a is not None)
+        tasks, row = power_of_two(self.T), self.C * size
+        kept, narrowest = (6, row) if iterates else (2, 16)
+        features = 1
+        while features * row % SECTOR or (tasks * features * row < BYTES and features < self.M):
             features *= 2
-        lanes = power_of_two(tasks * features * self.C)
-        if lanes * size * len(arrays) > ON_CHIP:
-            return None
-        vector = self._vector(size) if self.dense and self.M * self.C * size % 16 == 0 else 1
-        groups = tasks * features
-        return Tile(
-            self.C,
-            groups,
-            groups,
-            power_of_two(self.C),
-            lanes,
-            vector,
-            self.dense,
-            size == 8,
-            tasks,
-        )
+        while _registers(tasks * features, self.C, size, kept) > REGISTERS:
+            if features == 1 or features * row < 2 * narrowest:
+                return None
+            features //= 2
+        return self._tile_of_features(tasks, features, size)
+
+    def _tile_of_features(self, tasks: int, features: int, size: int) -> Tile:
+        groups, entries = tasks * features, power_of_two(self.C)
+        lanes = power_of_two(groups * self.C)
+        whole = self.M * self.C * size % 16 == 0 and features * self.C * size % 16 == 0
+        vector = self._vector(size) if self.dense and whole else 1
+        return Tile(self.C, groups, groups, entries, lanes, vector, self.dense, size == 8, tasks)
 
     def _vector(self, size: int) -> int:
         """Elements of a 16-byte access if every task of every array starts on 16 bytes, else 1."""

@@ -331,16 +331,24 @@ def pull(u_block, diagonal, level, TILE: tl.constexpr):
 
 
 @triton.jit
-def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, GROUP: tl.constexpr,
-                 CURVATURE: tl.constexpr, GROUPED: tl.constexpr,
-                 TILE: tl.constexpr):  # fmt: skip
+def threshold_entries(u, l1_level, group_level, lane, L1: tl.constexpr, GROUP: tl.constexpr,
+                      GROUPED: tl.constexpr, NONNEG: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """The levels of single entries: l1, and the group's where a group is one entry; (lanes,)."""
+    u = soft_threshold(u, on_lanes(l1_level, lane, L1, TILE), NONNEG)
+    if GROUPED and TILE.C == 1:
+        u = soft_threshold(u, on_lanes(group_level, lane, GROUP, TILE), False)
+    return u
+
+
+@triton.jit
+def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATURE: tl.constexpr,
+                 GROUPED: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """x = argmin 1/2 x'Dx + group ||x|| - u'x for every group of a tile: (lanes,).
 
-    The curvature D is (lanes,) if METRIC, else uniform in a group, in the form CURVATURE.
+    u comes from `threshold_entries`, so that groups of one entry have met their level. The
+    curvature D is (lanes,) if METRIC, else uniform in a group, in the form CURVATURE.
     """
     if not GROUPED or TILE.C == 1:
-        if GROUPED:
-            u = soft_threshold(u, on_lanes(group_level, lane, GROUP, TILE), False)
         if METRIC:
             x = u / curvature
         else:

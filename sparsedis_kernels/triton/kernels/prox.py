@@ -20,28 +20,30 @@ from sparsedis_kernels.triton.kernels.groups import (
     place,
     place_of_features,
     pull,
-    soft_threshold,
     solve_groups,
     spread,
     store_features,
     store_tile,
     strength,
     strength_of_task,
+    threshold_entries,
     thresholded_norm,
 )
 
 
 @triton.jit
 def thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m, metric_c,
-                l1_level, L1: tl.constexpr, NONNEG: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """(u, d) on the flat lanes: u = ST(d v, l1), and the metric d, or 1."""
+                l1_level, group_level, L1: tl.constexpr, GROUP: tl.constexpr,
+                GROUPED: tl.constexpr, NONNEG: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """(u, d) on the flat lanes: d v after the levels of entries, and the metric d, or 1."""
     u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
     if metric is not None:
         d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 1.0, TILE)
         u = u * d
     else:
         d = 1.0
-    return soft_threshold(u, on_lanes(l1_level, lane, L1, TILE), NONNEG), d
+    u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
+    return u, d
 
 
 @triton.jit
@@ -54,9 +56,10 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
     the maximum). Later: ||y||^2 of the group y that theta gives, and its slope (`feature_step`).
     """
     AXIS: tl.constexpr = TILE.axis
+    PULLED: tl.constexpr = GROUPED and TILE.C > 1
     block = blocked(u, TILE)
     if START or not METRIC:
-        norm = thresholded_norm(block, group_level, AXIS, GROUPED)
+        norm = thresholded_norm(block, group_level, AXIS, PULLED)
         if not START:
             e = (1.0 + ridge_level) * size_m + shared_m
             norm /= e
@@ -70,7 +73,7 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
     else:
         D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
         e = D * tl.expand_dims(size_m, AXIS) + tl.expand_dims(shared_m, AXIS)
-        if GROUPED:
+        if PULLED:
             k = pull(block, e, group_level, TILE)
             a = e + tl.expand_dims(k, AXIS)
         else:
@@ -79,7 +82,7 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
         q = y * y / a
         s2 = tl.sum(q * D, AXIS)
         slope = s2
-        if GROUPED:
+        if PULLED:
             boost = k * tl.sum(q, AXIS) / tl.sum(q * e, AXIS)
             slope = tl.where(s2 > 0.0, s2 * (1.0 + boost), s2)
         first = tl.sum(y * y, AXIS).to(tl.float64)
@@ -110,8 +113,7 @@ def feature_step(size, first, slope, level):
 
 @triton.jit
 def coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: tl.constexpr,
-                   GROUP: tl.constexpr, RIDGE: tl.constexpr, GROUPED: tl.constexpr,
-                   TILE: tl.constexpr):  # fmt: skip
+                   RIDGE: tl.constexpr, GROUPED: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """x = theta y of every group, given theta = ||x_m||_F: (lanes,)."""
     if METRIC:
         curvature = d + on_lanes(ridge_level, lane, RIDGE, TILE)
@@ -119,8 +121,7 @@ def coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRI
     else:
         curvature = (1.0 + ridge_level) * size_m + shared_m
     curvature = tl.where(curvature > 0.0, curvature, 1.0)  # 0 where the feature is
-    y = solve_groups(u, curvature, group_level, lane, METRIC, GROUP, "feature", GROUPED,
-                     TILE)  # fmt: skip
+    y = solve_groups(u, curvature, group_level, lane, METRIC, "feature", GROUPED, TILE)
     return y * spread(size_m, lane, TILE)
 
 
@@ -152,16 +153,17 @@ def prox_kernel(
             ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
         )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
-                           metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
+                           metric_c, l1_level, group_level, L1, GROUP, GROUPED, NONNEG,
+                           TILE)  # fmt: skip
         if theta is not None:
             y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane,
-                               metric is not None, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
+                               metric is not None, RIDGE, GROUPED, TILE)  # fmt: skip
         elif metric is not None:
             y = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
-                             True, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
+                             True, RIDGE, GROUPED, TILE)  # fmt: skip
         else:
-            y = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, GROUP, RIDGE,
-                             GROUPED, TILE)  # fmt: skip
+            y = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, RIDGE, GROUPED,
+                             TILE)  # fmt: skip
         store_tile(x, y, t, m0, lane, limit, x_t, x_m, x_c, TILE)
 
 
@@ -196,7 +198,8 @@ def feature_sums_kernel(
             ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
         )
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
-                           metric_c, l1_level, L1, NONNEG, TILE)  # fmt: skip
+                           metric_c, l1_level, group_level, L1, GROUP, GROUPED, NONNEG,
+                           TILE)  # fmt: skip
         add, other = group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane,
                                 metric is not None, theta is None, RIDGE, GROUPED,
                                 TILE)  # fmt: skip
@@ -266,7 +269,7 @@ def coupled_prox_kernel(
     l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
-    u = soft_threshold(u, on_lanes(l1_level, lane, L1, TILE), NONNEG)
+    u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
     feature = m0 + tl.arange(0, TILE.filled // TILE.tasks)
     level = tl.load(shared + feature, mask=feature < M, other=0.0).to(tl.float64)
     shared_m = on_tasks(level.to(ACC), TILE)
@@ -282,6 +285,6 @@ def coupled_prox_kernel(
             norm2, slope = over_tasks(norm2, False, TILE), over_tasks(slope, False, TILE)
             size = feature_step(size, norm2, slope, level)
     size_m = on_tasks(size.to(ACC), TILE)
-    y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, GROUP,
-                       RIDGE, GROUPED, TILE)  # fmt: skip
+    y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, RIDGE,
+                       GROUPED, TILE)  # fmt: skip
     store_features(x, y, m0, T, M, x_t, x_m, x_c, TILE)

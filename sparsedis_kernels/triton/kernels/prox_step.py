@@ -12,11 +12,11 @@ from sparsedis_kernels.triton.kernels.groups import (
     on_lanes,
     place,
     root,
-    soft_threshold,
     solve_groups,
     store_tile,
     strength,
     strength_of_task,
+    threshold_entries,
 )
 
 
@@ -92,9 +92,8 @@ def prox_sgd_kernel(
             ridge_level = strength_of_task(
                 ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
             )
-            u = soft_threshold(w, on_lanes(l1_level, lane, L1, TILE), NONNEG)
-            w = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, GROUP, RIDGE,
-                             GROUPED, TILE)  # fmt: skip
+            u = threshold_entries(w, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
+            w = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, RIDGE, GROUPED, TILE)
         store_tile(w_data, w, t, m0, lane, limit, w_t, w_m, w_c, TILE)
 
 
@@ -149,7 +148,8 @@ def prox_adamw_kernel(
             ridge_level = strength_of_task(
                 ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
             )
-            u = soft_threshold(d * w - rate * first, on_lanes(l1_level, lane, L1, TILE), NONNEG)
+            u = d * w - rate * first
+            u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
             w = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
-                             True, GROUP, RIDGE, GROUPED, TILE)  # fmt: skip
+                             True, RIDGE, GROUPED, TILE)  # fmt: skip
         store_tile(w_data, w, t, m0, lane, limit, w_t, w_m, w_c, TILE)
