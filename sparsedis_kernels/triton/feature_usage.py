@@ -41,5 +41,5 @@ def feature_usage_backward(grad_magnitude: Tensor, w: Tensor) -> Tensor:
     grad = grad_magnitude.expand(w.shape[:2])
     problem = Problem.of(w.shape, (w, grad_w), (grad,)).merged(grouped=False)
     tensors = (w, grad_w, grad)
-    launch_on_groups(feature_usage_backward_kernel, problem, w, *tensors, GRAD=problem.form(0))
+    launch_on_groups(feature_usage_backward_kernel, problem, *tensors, GRAD=problem.form(0))
     return grad_w

@@ -46,7 +46,7 @@ def _launch_radial(
     problem = Problem.of(arrays[0].shape, arrays, levels).merged(grouped=True)
     forms = {"LAM": problem.form(0), "ETA": problem.form(1), "SHAPE": problem.form(2)}
     tensors = (*arrays, *levels, *grads)
-    launch_on_groups(kernel, problem, arrays[0], *tensors, KIND=KINDS.get(kind, "l0"), **forms)
+    launch_on_groups(kernel, problem, *tensors, KIND=KINDS.get(kind, "l0"), **forms)
 
 
 def linf_prox(v: Tensor, strength: Tensor, metric: Tensor | None) -> Tensor:
@@ -54,7 +54,7 @@ def linf_prox(v: Tensor, strength: Tensor, metric: Tensor | None) -> Tensor:
     x = torch.empty_like(v, memory_format=torch.contiguous_format)
     problem = Problem.of(v.shape, (v, metric, x), (strength,)).merged(grouped=True)
     tensors = (v, metric, x, strength)
-    launch_on_groups(linf_prox_kernel, problem, v, *tensors, LEVEL=problem.form(0))
+    launch_on_groups(linf_prox_kernel, problem, *tensors, LEVEL=problem.form(0))
     return x
 
 
@@ -75,5 +75,5 @@ def linf_prox_backward(
     arrays = (grad, v, x, metric, grad_v, grad_metric)
     problem = Problem.of(v.shape, arrays, (strength,)).merged(grouped=True)
     tensors = (*arrays, strength, grad_strength)
-    launch_on_groups(linf_prox_backward_kernel, problem, v, *tensors, LEVEL=problem.form(0))
+    launch_on_groups(linf_prox_backward_kernel, problem, *tensors, LEVEL=problem.form(0))
     return grads

@@ -28,22 +28,21 @@ def launch(
 
 
 def launch_on_groups(
-    kernel: Any, problem: Problem, like: Tensor, *tensors: Tensor | None, **constants: Any
+    kernel: Any, problem: Problem, *tensors: Tensor | None, **constants: Any
 ) -> None:
     """Run a kernel that handles every group on its own, unless there is none.
 
     Args:
         kernel: takes `tensors`, T, M, blocks, tasks, all strides and TILE.
         problem: sizes and strides.
-        like: an array of the problem.
         tensors: run-time arguments, None for absent ones.
         constants: further arguments, by name.
     """
-    if like.numel() == 0:
+    if problem.T * problem.M * problem.C == 0:
         return
     tile = problem.tile()
     blocks, tasks, chunks = problem.chunks(tile, TASKS)
     launch(
-        kernel, blocks * chunks, tile.warps, like,
+        kernel, blocks * chunks, tile.warps, problem.like,
         *tensors, problem.T, problem.M, blocks, tasks, *problem.strides, TILE=tile, **constants,
     )  # fmt: skip

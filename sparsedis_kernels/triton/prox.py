@@ -77,16 +77,22 @@ def _is_uniform(problem: Problem) -> bool:
     return problem.arrays[1] is None and problem.form(2) in ("number", "feature")
 
 
+def _tile_of_features(problem: Problem) -> Tile | None:
+    # An iteration for the norm holds more, and without such a tile reads all a dozen times.
+    if _is_uniform(problem):
+        return problem.tile_of_features(kept=2)
+    return problem.tile_of_features(kept=6, narrowest=1)
+
+
 def _coupled_prox_into(
     problem: Problem, tile: Tile, level: Tensor, scale: list[float], nonneg: bool
 ) -> None:
     """The prox of all tasks of a few features in one program."""
     forms = ["number" if s is None else "both" for s in problem.strengths]
-    tensors = [a and a.data for a in (*problem.arrays, *problem.strengths)]
     launch(
         coupled_prox_kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, level,
-        *tensors, level, problem.T, problem.M, *problem.strides, scale[0], scale[1], scale[3],
-        TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
+        *problem.tensors, level, problem.T, problem.M, *problem.strides,
+        scale[0], scale[1], scale[3], TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
         GROUPED=problem.strengths[1] is not None or scale[1] > 0, NONNEG=nonneg,
         UNIFORM=_is_uniform(problem),
     )  # fmt: skip
@@ -104,13 +110,13 @@ def _prox_into(
     level = shared_level(v, shared, scale[2]) if coupled else None
     if level is None:
         problem, theta = problem.merged(grouped=grouped), None
-    elif tile := problem.tile_of_features(iterates=not _is_uniform(problem)):
+    elif tile := _tile_of_features(problem):
         _coupled_prox_into(problem, tile, level, scale, nonneg)
         return
     else:
         theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)
     launch_on_groups(
-        prox_kernel, problem, v, v, metric, x, l1, group, ridge, theta, level,
+        prox_kernel, problem, v, metric, x, l1, group, ridge, theta, level,
         l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
         L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
         GROUPED=grouped, NONNEG=nonneg,

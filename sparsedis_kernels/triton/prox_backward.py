@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedis_kernels.triton.kernels.prox_backward import (
+    coupled_prox_backward_kernel,
     feature_projections_kernel,
     prox_backward_kernel,
 )
 from sparsedis_kernels.triton.launch import launch, launch_on_groups
 from sparsedis_kernels.triton.prox import shared_level
-from sparsedis_kernels.triton.tile import Problem
+from sparsedis_kernels.triton.tile import Problem, Tile
 
 
 class Coupling(NamedTuple):
@@ -25,64 +27,47 @@ class Coupling(NamedTuple):
     projection: Tensor  # <Xh, y>
 
 
-def feature_coupling(
-    grad: Tensor, x: Tensor, group: Tensor | None, shared: Tensor | None, ridge: Tensor | None,
-    metric: Tensor | None, scale: list[float],
-) -> Coupling:  # fmt: skip
-    """Sums over tasks, twice: the norm of every feature, then what its rank-one term needs."""
-    level = shared_level(x, shared, scale[2])
-    args = (grad, x, metric, group, ridge, scale)
-    theta = _feature_sums(*args, None, None)[0].sqrt()
+def feature_coupling(problem: Problem, level: Tensor, scale: list[float]) -> Coupling:
+    """Sums over tasks: the norm of every feature, then what its rank-one term needs.
+
+    Where a feature has one curvature D the second is <Xh, grad> / D, and comes with the first.
+    """
+    uniform = problem.arrays[3] is None and problem.form(2) in ("number", "feature")
+    squares, product = _feature_sums(problem, None, None, uniform, scale)
+    theta = squares.sqrt()
     kappa = torch.where(theta > 0, level / theta, 0)
-    projection, denominator = _feature_sums(*args, theta.to(level), kappa.to(level))
-    along = torch.where(denominator > 0, projection / denominator, 0)
+    if uniform:
+        ridge = problem.tensors[-1]
+        curvature = 1 + scale[3] * (1 if ridge is None else ridge[0])
+        along = torch.where(theta > 0, product / (theta * curvature), 0)
+    else:
+        norms = (theta.to(level), kappa.to(level))
+        projection, denominator = _feature_sums(problem, *norms, uniform, scale)
+        along = torch.where(denominator > 0, projection / denominator, 0)
     lift = torch.where(theta > 0, kappa * along / theta, 0)
     alive = (theta > 0) | (level == 0)
     return Coupling(kappa.to(level), lift.to(level), alive, along)
 
 
 def _feature_sums(
-    grad: Tensor, x: Tensor, metric: Tensor | None, group: Tensor | None, ridge: Tensor | None,
-    scale: list[float], theta: Tensor | None, kappa: Tensor | None,
-) -> Tensor:  # fmt: skip
-    T, M, _ = x.shape
-    problem = Problem.of(x.shape, (grad, x, metric), (group, ridge))
+    problem: Problem, theta: Tensor | None, kappa: Tensor | None, uniform: bool,
+    scale: list[float],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad, x, _, metric, *_ = problem.arrays
+    _, group, ridge = problem.strengths
+    problem = replace(problem, arrays=(grad, x, metric), strengths=(group, ridge))
     tile = problem.tile()
     blocks, tasks, chunks = problem.chunks(tile)
-    kinds = 1 if theta is None else 2
-    sums = torch.empty(kinds, chunks, M, dtype=torch.float64, device=x.device)
+    sums = torch.empty(2, chunks, problem.M, dtype=torch.float64, device=problem.like.device)
     launch(
-        feature_projections_kernel, blocks * chunks, tile.warps, x,
-        grad, x, metric, group, ridge, theta, kappa, sums[0], sums[-1],
-        T, M, blocks, tasks, *problem.strides, scale[1], scale[3],
+        feature_projections_kernel, blocks * chunks, tile.warps, problem.like,
+        *problem.tensors, theta, kappa, sums[0], sums[1],
+        problem.T, problem.M, blocks, tasks, *problem.strides, scale[1], scale[3],
         TILE=tile, GROUP=problem.form(0), RIDGE=problem.form(1),
+        GROUPED=group is not None or scale[1] > 0, UNIFORM=uniform,
     )  # fmt: skip
-    return sums.sum(1)
-
-
-def _write_gradients(
-    grads: list[Tensor], needs: list[bool], grad: Tensor, x: Tensor, v: Tensor | None,
-    metric: Tensor | None, strengths: tuple[Tensor | None, ...], coupling: Coupling | None,
-    scale: list[float], nonneg: bool,
-) -> None:  # fmt: skip
-    grad_v, grad_l1, grad_group, _, grad_ridge, grad_metric = (
-        g if need else None for g, need in zip(grads, needs, strict=True)
-    )
-    l1, group, _ = strengths
-    grouped = group is not None or scale[1] > 0
-    sums = (grad_l1, grad_group, grad_ridge)
-    arrays = (grad, x, None if grad_metric is None else v, metric, grad_v, grad_metric)
-    problem = Problem.of(x.shape, arrays, strengths)
-    if coupling is None:
-        problem = problem.merged(grouped=grouped or any(g is not None for g in sums))
-    zeros = "either" if l1 is not None else "held" if scale[0] > 0 else "free"
-    kappa, lift, alive, _ = coupling or (None,) * 4
-    launch_on_groups(
-        prox_backward_kernel, problem, x, *arrays, *sums, *strengths, kappa, lift, alive,
-        l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
-        L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-        GROUPED=grouped, ZEROS="held" if nonneg else zeros,
-    )  # fmt: skip
+    first, second = sums.sum(1)
+    return first, second
 
 
 def prox_backward(
@@ -91,23 +76,79 @@ def prox_backward(
     nonneg: bool, needs: list[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`sparsedis_kernels.reference.prox_backward`."""
-    T, M, C = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    like = [x.dtype, dtype, dtype, dtype, dtype, dtype if metric is None else metric.dtype]
-    shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
-    grads = [
-        x.new_empty(s if need else (0,), dtype=d)
-        for s, need, d in zip(shapes, needs, like, strict=True)
-    ]
+    grads = _empty_gradients(x, metric, needs)
     if x.numel() == 0:
         return tuple(g.zero_() for g in grads)
-    coupling = None
-    if shared is not None or scale[2] > 0:
-        coupling = feature_coupling(grad, x, group, shared, ridge, metric, scale)
+    wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
+    arrays = (grad, x, v if needs[5] else None, metric, wanted[0], wanted[5])
+    problem = Problem.of(x.shape, arrays, (l1, group, ridge))
+    if shared is None and scale[2] == 0:
+        grads[3].zero_()
+        _differentiate_groups(problem, wanted, None, scale, nonneg)
+    elif tile := problem.tile_of_features(kept=4 if metric is None else 6):
+        level = shared_level(x, shared, scale[2])
+        _differentiate_features(problem, tile, wanted, level, scale, nonneg)
+    else:
+        coupling = feature_coupling(problem, shared_level(x, shared, scale[2]), scale)
         if needs[3]:
             grads[3].copy_(coupling.projection).mul_(-scale[2])
-    elif needs[3]:
-        grads[3].zero_()
-    strengths = (l1, group, ridge)
-    _write_gradients(grads, needs, grad, x, v, metric, strengths, coupling, scale, nonneg)
-    return tuple(grads)
+        _differentiate_groups(problem, wanted, coupling, scale, nonneg)
+    return grads
+
+
+def _empty_gradients(x: Tensor, metric: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
+    T, M, C = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtypes = [x.dtype, *4 * [dtype], dtype if metric is None else metric.dtype]
+    shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
+    return tuple(
+        x.new_empty(shape if need else (0,), dtype=dtype)
+        for shape, need, dtype in zip(shapes, needs, dtypes, strict=True)
+    )
+
+
+def _differentiate_groups(
+    problem: Problem, wanted: list[Tensor | None], coupling: Coupling | None, scale: list[float],
+    nonneg: bool,
+) -> None:  # fmt: skip
+    _, grad_l1, grad_group, _, grad_ridge, _ = wanted
+    sums = (grad_l1, grad_group, grad_ridge)
+    arrays, strengths = problem.tensors[:6], problem.tensors[6:]
+    constants = _constants(problem, scale, nonneg)
+    if coupling is None:
+        by_group = constants["GROUPED"] or any(g is not None for g in sums)
+        problem = problem.merged(grouped=by_group)
+    kappa, lift, alive, _ = coupling or (None,) * 4
+    launch_on_groups(
+        prox_backward_kernel, problem, *arrays, *sums, *strengths, kappa, lift, alive,
+        L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2), **constants,
+    )  # fmt: skip
+
+
+def _differentiate_features(
+    problem: Problem, tile: Tile, wanted: list[Tensor | None], level: Tensor, scale: list[float],
+    nonneg: bool,
+) -> None:  # fmt: skip
+    """All tasks of a few features in one program."""
+    _, grad_l1, grad_group, grad_shared, grad_ridge, _ = wanted
+    arrays, strengths = problem.tensors[:6], problem.tensors[6:]
+    forms = ["number" if s is None else "both" for s in problem.strengths]
+    launch(
+        coupled_prox_backward_kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, level,
+        *arrays, grad_l1, grad_group, grad_ridge, grad_shared, *strengths, level,
+        problem.T, problem.M, *problem.strides, shared_scale=scale[2],
+        TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
+        **_constants(problem, scale, nonneg),
+    )  # fmt: skip
+
+
+def _constants(problem: Problem, scale: list[float], nonneg: bool) -> dict[str, Any]:
+    l1, group, _ = problem.strengths
+    zeros = "either" if l1 is not None else "held" if scale[0] > 0 else "free"
+    return {
+        "l1_scale": scale[0],
+        "group_scale": scale[1],
+        "ridge_scale": scale[3],
+        "GROUPED": group is not None or scale[1] > 0,
+        "ZEROS": "held" if nonneg else zeros,
+    }

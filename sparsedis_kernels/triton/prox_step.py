@@ -122,7 +122,7 @@ def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: A
             *_pointers(padded), tuple(u.step for u in padded),
             tuple(_coded(u.problem.M) for u in padded),
             tuple(map(_coded, starts + [NO_PROGRAM] * (len(padded) - len(table)))),
-            *(s and s.data for s in problem.strengths), problem.T, tasks, *problem.strides,
+            *problem.tensors[len(problem.arrays) :], problem.T, tasks, *problem.strides,
             l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
             GROUPED=problem.strengths[1] is not None or scale[1] > 0, **options,

@@ -60,8 +60,8 @@ class Tile:
 
     @property
     def warps(self) -> int:
-        """Warps of a program: eight float32 elements of a full tile for each thread."""
-        return min(max(self.lanes // 256, 4), MAX_WARPS)
+        """Warps of a program: 32 bytes of an array for each thread."""
+        return min(max(self.lanes * (8 if self.double else 4) // 1024, 4), MAX_WARPS)
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,16 @@ class Problem:
         """
         problem = self._with_tasks_merged()
         return problem if grouped else problem._with_entries_merged()
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """The arrays, then the strengths."""
+        return [None if v is None else v.data for v in (*self.arrays, *self.strengths)]
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor on the device of the problem."""
+        return next(v.data for v in self.arrays if v is not None)
 
     @property
     def dense(self) -> bool:
@@ -159,15 +169,15 @@ class Problem:
         groups = power_of_two(filled)
         return Tile(self.C, filled, groups, entries, lanes, vector, self.dense, size == 8)
 
-    def tile_of_features(self, *, iterates: bool) -> Tile | None:
+    def tile_of_features(self, kept: int, narrowest: int = 16) -> Tile | None:
         """The tile of a few features with all their tasks, if it fits in the registers.
 
-        Rows are whole sectors if that fits. A kernel that `iterates` would read everything a dozen
-        times without such a tile, and holds more at a time: it takes rows of any width.
+        Args:
+            kept: array-sized values that the kernel holds at a time.
+            narrowest: bytes of a task's row at least. Rows are whole sectors if that fits.
         """
         size = max(a.data.element_size() for a in self.arrays if a is not None)
         tasks, row = power_of_two(self.T), self.C * size
-        kept, narrowest = (6, row) if iterates else (2, 16)
         features = 1
         while features * row % SECTOR or (tasks * features * row < BYTES and features < self.M):
             features *= 2

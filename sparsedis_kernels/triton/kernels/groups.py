@@ -131,7 +131,8 @@ def address_of_features(pointer, m0, T, M, stride_t, stride_m, stride_c, TILE: t
         at = pointer + t.to(tl.int64) * stride_t + (m0 + m) * stride_m
         at += (entry - m * TILE.C).to(tl.int64) * stride_c
     if TILE.vector > 1:
-        at = tl.max_contiguous(tl.multiple_of(at, 16), VECTOR)
+        width: tl.constexpr = VECTOR * pointer.dtype.element_ty.primitive_bitwidth // 8
+        at = tl.max_contiguous(tl.multiple_of(at, width), VECTOR)
     return at, held
 
 
