@@ -24,7 +24,7 @@ def feature_usage(w: Tensor) -> tuple[Tensor, ...]:
         return w.new_zeros(M, dtype=dtype), *(w.new_zeros(n, dtype=torch.int64) for n in (M, T))
     problem = Problem.of(w.shape, (w,), ())
     tile = problem.tile()
-    blocks, tasks, chunks = problem.chunks(tile)
+    blocks, tasks, chunks = problem.chunks_of_sums(tile)
     magnitudes = torch.empty(chunks, M, dtype=torch.float64, device=w.device)
     users = torch.empty(chunks, M, dtype=torch.int32, device=w.device)
     features = torch.empty(blocks, T, dtype=torch.int32, device=w.device)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.triton.tile import TASKS, Problem
+from sparsedis_kernels.triton.tile import Problem
 
 
 def launch(
@@ -41,7 +41,7 @@ def launch_on_groups(
     if problem.T * problem.M * problem.C == 0:
         return
     tile = problem.tile()
-    blocks, tasks, chunks = problem.chunks(tile, TASKS)
+    blocks, tasks, chunks = problem.chunks(tile)
     launch(
         kernel, blocks * chunks, tile.warps, problem.like,
         *tensors, problem.T, problem.M, blocks, tasks, *problem.strides, TILE=tile, **constants,

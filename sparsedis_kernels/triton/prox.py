@@ -51,7 +51,7 @@ def feature_norms(
     l1, group, ridge = strengths
     problem = Problem.of(v.shape, (v, metric), strengths)
     tile = problem.tile()
-    blocks, tasks, chunks = problem.chunks(tile)
+    blocks, tasks, chunks = problem.chunks_of_sums(tile)
     first, second = torch.empty(2, chunks, M, dtype=torch.float64, device=v.device)
     theta = torch.empty_like(level)
     uniform = _is_uniform(problem)

@@ -57,7 +57,7 @@ def _feature_sums(
     _, group, ridge = problem.strengths
     problem = replace(problem, arrays=(grad, x, metric), strengths=(group, ridge))
     tile = problem.tile()
-    blocks, tasks, chunks = problem.chunks(tile)
+    blocks, tasks, chunks = problem.chunks_of_sums(tile)
     sums = torch.empty(2, chunks, problem.M, dtype=torch.float64, device=problem.like.device)
     launch(
         feature_projections_kernel, blocks * chunks, tile.warps, problem.like,

@@ -20,7 +20,7 @@ from sparsedis_kernels.reference.prox_step import (
 from sparsedis_kernels.triton.kernels.prox_step import prox_adamw_kernel, prox_sgd_kernel
 from sparsedis_kernels.triton.launch import launch
 from sparsedis_kernels.triton.prox import prox_
-from sparsedis_kernels.triton.tile import TASKS, Problem
+from sparsedis_kernels.triton.tile import Problem
 
 # Tensors of a launch: a kernel for each of these numbers. 64 with five pointers and two integers
 # each stay within the 4 KiB of arguments that every device takes.
@@ -113,7 +113,7 @@ def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: A
     for table in _tables(updates):
         problem = table[0].problem
         tile = problem.tile()
-        tasks = problem.chunks(tile, TASKS)[1]
+        tasks = problem.chunks(tile)[1]
         programs = [blocks * chunks for blocks, _, chunks in _chunks(table)]
         starts = [0, *accumulate(programs)]
         padded = table + table[-1:] * (_table_size(len(table)) - len(table))
@@ -145,7 +145,7 @@ def _table_size(tensors: int) -> int:
 
 def _chunks(table: list[Update]) -> Iterator[tuple[int, int, int]]:
     for update in table:
-        yield update.problem.chunks(update.problem.tile(), TASKS)
+        yield update.problem.chunks(update.problem.tile())
 
 
 def _pointers(table: list[Update]) -> Iterator[tuple[Tensor, ...] | None]:

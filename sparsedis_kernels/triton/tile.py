@@ -11,6 +11,8 @@ from torch import Tensor
 BYTES = 4096  # of one array in a tile: two 16-byte accesses for each of 128 threads
 TASKS = 32  # at most, that one program walks through where tasks are independent
 PROGRAMS = 1024  # enough to fill a device; more tasks make programs longer
+FEW_PROGRAMS = 264  # two for every multiprocessor of a large device
+SUMMED = 1024  # bytes of a feature beside which the sums of a chunk are small
 MAX_WARPS = 16
 SECTOR = 32  # bytes that memory moves at least
 REGISTERS = 200 << 10  # bytes of a multiprocessor's 256 KiB that one program may plan with
@@ -203,12 +205,22 @@ class Problem:
                     return 1
         return 16 // size
 
-    def chunks(self, tile: Tile, most: int | None = None) -> tuple[int, int, int]:
+    def chunks(self, tile: Tile) -> tuple[int, int, int]:
         """(blocks of features, tasks per program, chunks of tasks).
 
-        A program walks through the tasks of a chunk, `most` of them, and keeps what they share.
+        A program walks through the tasks of a chunk and keeps what they share.
         """
         blocks = -(-self.M // tile.filled)
-        tasks = max(1, -(-self.T * blocks // PROGRAMS))
-        tasks = tasks if most is None else min(tasks, most)
+        tasks = min(max(1, -(-self.T * blocks // PROGRAMS)), TASKS)
+        return blocks, tasks, -(-self.T // tasks)
+
+    def chunks_of_sums(self, tile: Tile) -> tuple[int, int, int]:
+        """`chunks` for a kernel that leaves the sums of every chunk: fewer, larger chunks.
+
+        So that sums are few beside what they sum, as long as enough programs remain.
+        """
+        blocks = -(-self.M // tile.filled)
+        enough = -(-SUMMED // (tile.C * (8 if tile.double else 4)))
+        tasks = max(-(-self.T * blocks // PROGRAMS), min(enough, self.T * blocks // FEW_PROGRAMS))
+        tasks = min(max(tasks, 1), self.T)
         return blocks, tasks, -(-self.T // tasks)
