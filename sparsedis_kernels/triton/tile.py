@@ -48,7 +48,7 @@ class Tile:
     @property
     def axis(self) -> int:
         """The axis of entries in blocked form: in registers of one thread where C is odd-sized."""
-        return 1 if self.entries == self.C and self.groups > 1 else 0
+        return 1 if self.entries == self.C or self.groups == 1 else 0
 
     @property
     def newton_steps(self) -> int:

@@ -168,7 +168,7 @@ def on_tasks(value, TILE: tl.constexpr):
 def blocked(flat, TILE: tl.constexpr):
     """Flat (lanes,) as (groups, entries), or (entries, groups) if TILE.axis is 0; padding is 0."""
     if TILE.groups == 1:
-        return tl.reshape(flat, (TILE.lanes, 1))
+        return tl.reshape(flat, (1, TILE.lanes))
     elif TILE.axis == 1:
         return tl.reshape(flat, (TILE.groups, TILE.entries))
     else:
@@ -193,7 +193,8 @@ def spread(value, lane, TILE: tl.constexpr):
     if TILE.groups == TILE.lanes:
         return value
     elif TILE.groups == 1:
-        return tl.broadcast_to(value, (TILE.lanes,))
+        # A scalar has no layout. That of a vector of one would give every thread all lanes.
+        return tl.sum(value, 0)
     elif TILE.axis == 1:
         wide = tl.broadcast_to(value[:, None], (TILE.groups, TILE.entries))
         return tl.reshape(wide, (TILE.lanes,))
