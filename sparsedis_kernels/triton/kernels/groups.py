@@ -355,6 +355,15 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATUR
             x = u / curvature
         else:
             x = divide(u, on_lanes(curvature, lane, CURVATURE, TILE))
+    elif METRIC and TILE.groups == 1:
+        # A long group fills the registers: what is kept of it is kept once, in scaled form.
+        curvature = tl.where(curvature > 0.0, curvature, 1.0)
+        scale, inverse = binary_scale(tl.max(tl.abs(u), 0))
+        u *= inverse
+        level = tl.zeros((1,), u.dtype) + group_level * inverse
+        radius = secular_radius(blocked(u, TILE), blocked(curvature, TILE), level, TILE)
+        k = tl.where(level == 0.0, radius * 0.0, level / radius)
+        x = u / (curvature + spread(k, lane, TILE)) * scale
     elif METRIC:
         k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE)
         x = u / (curvature + spread(k, lane, TILE))
