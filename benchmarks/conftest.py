@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from sparsedis_kernels.bench.case import UnavailableError
+from sparsedis_kernels.bench.measure import checked
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():
@@ -12,16 +15,38 @@ def _one_thread():
 
 @pytest.fixture
 def timed(benchmark):
-    """Times `call` after checking its answer; reports the time per task and the bytes moved."""
+    """Times a provider of a case once its answer is right; on a GPU, until the device is done."""
 
-    def run(call, expected, *, tasks: int, bytes_moved: int, tolerance: float = 1e-4):
-        answer = call()
-        torch.testing.assert_close(answer, expected, rtol=tolerance, atol=tolerance)
-        benchmark.extra_info.update(tasks=tasks, bytes_moved=bytes_moved)
-        benchmark(call)
-        median = benchmark.stats.stats.median
-        benchmark.extra_info.update(
-            us_per_task=1e6 * median / tasks, gb_per_s=1e-9 * bytes_moved / median
-        )
+    def run(case, provider):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        job = case.setup(device)
+        try:
+            call = checked(case, provider, job)
+        except UnavailableError as reason:
+            pytest.skip(str(reason))
+
+        def finished():
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        benchmark.extra_info.update(tasks=case.shape[0], bytes_moved=job.bytes_moved)
+        benchmark(finished)
+        if benchmark.enabled:
+            median = benchmark.stats.stats.median
+            benchmark.extra_info.update(
+                us_per_task=1e6 * median / case.shape[0], gb_per_s=1e-9 * job.bytes_moved / median
+            )
 
     return run
+
+
+def pytest_generate_tests(metafunc):
+    """Run a benchmark of `case` and `provider` for all cases of its module."""
+    if "provider" in metafunc.fixturenames:
+        pairs = [
+            pytest.param(case, provider, id=f"{case}-{provider}")
+            for case in metafunc.module.CASES
+            for provider in case.providers
+        ]
+        metafunc.parametrize(("case", "provider"), pairs)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sparsedis_kernels import backends, cli
+from sparsedis_kernels.bench import MODULES, feature_usage
 
 SMALL = ["--steps", "4", "--tasks", "2", "--support", "20", "--query", "20", "--features", "8"]
 SMALL += ["--check-every", "2", "--test-tasks", "4", "--data", "digits"]
@@ -122,6 +123,76 @@ def test_env_shows_why_a_library_did_not_load(
     text = capsys.readouterr().out
     assert re.search(r"CPU library\s+_C.so did not load: undefined symbol", text)
     assert re.search(r"fit_heads\s+cpu\s+reference\s+cpu: _C.so did not load", text)
+
+
+def test_bench_times_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.json"
+    assert cli.main(["bench", "prox", "--quick", "--device", "cpu", "--save", str(file)]) == 0
+    text, document = capsys.readouterr().out, json.loads(file.read_text())
+    machine, rows = document["machine"], document["rows"]
+    assert machine["device_type"] == "cpu"
+    assert machine["device"]
+    assert machine["threads"] == 1
+    assert machine["versions"]["torch"] == torch.__version__
+    assert machine["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", machine["commit"])
+    assert {row["direction"] for row in rows} == {"forward", "backward"}
+    assert {"ours", "reference", "torch eager", "copy"} == {row["provider"] for row in rows}
+    for row in rows:
+        assert row["status"] == "timed", row["note"]
+        assert 0 < row["low"] <= row["seconds"] <= row["high"]
+        assert row["gb_per_s"] == pytest.approx(1e-9 * row["bytes_moved"] / row["seconds"])
+        assert row["provider"] != "copy" or row["copy_fraction"] == 1
+    assert text.count("  ours ") == sum(row["provider"] == "ours" for row in rows)
+    assert "prox group 100x128x5 forward\n" in text
+
+
+def test_bench_fails_where_an_answer_of_ours_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = feature_usage.feature_usage
+
+    def wrong(weight: torch.Tensor, **options: Any) -> Any:
+        return right(weight if options else 1.01 * weight.square(), **options)
+
+    monkeypatch.setattr(feature_usage, "feature_usage", wrong)
+    file = tmp_path / "rows.json"
+    args = ["bench", "feature_usage", "--quick", "--device", "cpu", "--save", str(file)]
+    assert cli.main(args) == 1
+    assert re.search(r"ours +wrong: .*not close", capsys.readouterr().out)
+    for row in json.loads(file.read_text())["rows"]:
+        assert (row["seconds"] is None) == (row["provider"] == "ours")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--device", "cuda"], f"--device cuda: torch {torch.__version__} finds no CUDA device"),
+        (["prox", "lasso"], "bench: there is no op 'lasso'; there are prox, prox_mcp, "),
+        (["--save", "nowhere/rows.json"], "--save: there is no folder nowhere"),
+        (["--threads", "0"], "--threads must be >= 1, got 0"),
+    ],
+)
+def test_impossible_benchmarks_give_one_sentence(
+    args: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["bench", "--quick", *args]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith(f"sparsedis: {message}")
+    assert error.count("\n") == 1
+    assert out == ""
+
+
+def test_bench_help_names_every_op(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["bench", "--help"])
+    assert error.value.code == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert ", ".join(MODULES) in text
+    assert "(default: None)" not in text
 
 
 def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,17 @@
+"""Micro-benchmarks of the ops, for the command line and for `pytest benchmarks`.
+
+A file per op says what is computed, by whom and at which sizes; `case` holds what they share,
+`measure` checks and times them, `report` prints and saves the rows.
+"""
+
+# The module of `sparsedis_kernels.bench` with the cases of each op.
+MODULES = {
+    "prox": "prox",
+    "prox_mcp": "group_prox",
+    "prox_scad": "group_prox",
+    "prox_l0": "group_prox",
+    "prox_linf": "group_prox",
+    "prox_sgd": "optim",
+    "prox_adamw": "optim",
+    "feature_usage": "feature_usage",
+}

@@ -1,0 +1,159 @@
+"""What a benchmark is: a job, and the providers that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch._functorch.config
+from torch import Tensor
+
+from sparsedis_kernels import backends
+
+Call = Callable[[], Any]
+Shape = tuple[int, int, int]
+
+# (T, M, C), small first. The last is beyond the caches of most CPUs and GPUs.
+SHAPES: dict[str, list[Shape]] = {
+    "cpu": [(100, 128, 5), (1000, 512, 10)],
+    "cuda": [(100, 128, 5), (1000, 512, 10), (10_000, 512, 10)],
+}
+COMPILED = "torch.compile"
+
+
+class UnavailableError(Exception):
+    """A provider cannot do a job here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that is set up on a device.
+
+    Attributes:
+        data: what the providers are given.
+        expected: the answer, computed in float64; a tensor or a sequence of them.
+        bytes_moved: every input read once and every output written once.
+        tolerance: largest error of an answer's entry, relative to it plus the largest entry.
+    """
+
+    data: Any
+    expected: Any
+    bytes_moved: int
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job that waits to be set up, and who can do it.
+
+    Attributes:
+        op: its name in `sparsedis_kernels.bench.MODULES`.
+        kind: which variant of the op; may be empty.
+        shape: (T, M, C).
+        direction: "forward", "backward" or "step".
+        setup: makes the job on a device.
+        providers: by name, what makes of `Job.data` a call that returns the answer. Making it may
+            raise `UnavailableError`.
+    """
+
+    op: str
+    kind: str
+    shape: Shape
+    direction: str
+    setup: Callable[[torch.device], Job]
+    providers: Mapping[str, Callable[[Any], Call]]
+
+    def __str__(self) -> str:
+        words = (self.op, self.kind, "x".join(map(str, self.shape)), self.direction)
+        return " ".join(word for word in words if word)
+
+
+def require_native(op: str, device: torch.device) -> None:
+    """Raise `UnavailableError`, with the reason, unless a native kernel serves `op` on `device`.
+
+    The reference would serve in its place, and has a row of its own.
+    """
+    backend = {"cpu": "cpu", "cuda": "triton"}[device.type]
+    reason = backends.available(op, device.type)[backend]
+    if reason is not None:
+        raise UnavailableError(f"{backend}: {reason}")
+
+
+def randn(shape: Iterable[int], device: torch.device, seed: int = 0) -> Tensor:
+    """Normal float32 numbers, the same in every run on a device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    """Bytes of the tensors' elements."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def function_case(
+    op: str,
+    kind: str,
+    shape: Shape,
+    direction: str,
+    functions: Mapping[str, Callable[..., Any]],
+    *,
+    arrays: int,
+    metric: bool = False,
+) -> Case:
+    """A case whose providers are functions of weights.
+
+    Args:
+        op, kind, shape, direction: as in `Case`; "backward" is the gradient in the weights alone.
+        functions: by provider, a function of weights (T, M, C) and, with `metric`, of one more
+            such tensor, positive. "ours" needs a native kernel, "reference" gives the answer, and
+            "torch eager" is compiled, too.
+        arrays: how many arrays of the weights' size have to be moved.
+        metric: whether there is a metric. Default False.
+    """
+    make = {"forward": _forward, "backward": _backward}[direction]
+
+    def setup(device: torch.device) -> Job:
+        data = [randn(shape, device)]
+        if metric:
+            data.append(randn(shape, device, seed=1).exp())
+        expected = make(functions["reference"], [d.double() for d in data])()
+        return Job(data, expected, arrays * bytes_of(data[0]))
+
+    def ours(data: list[Tensor]) -> Call:
+        require_native(op, data[0].device)
+        return make(functions["ours"], data)
+
+    providers: dict[str, Callable[[list[Tensor]], Call]] = {
+        name: partial(make, function) for name, function in functions.items()
+    }
+    providers["ours"] = ours
+    if "torch eager" in functions:
+        providers[COMPILED] = partial(_compiled, make, functions["torch eager"])
+    return Case(op, kind, shape, direction, setup, providers)
+
+
+def _forward(function: Callable[..., Any], data: list[Tensor]) -> Call:
+    return lambda: function(*data)
+
+
+def _backward(function: Callable[..., Any], data: list[Tensor]) -> Call:
+    """The gradient in the weights, seeded alike for every provider."""
+    leaf = data[0].detach().requires_grad_()
+    x = function(leaf, *data[1:])
+    seed = randn(x.shape, x.device, seed=2).to(x.dtype)
+    return lambda: torch.autograd.grad(x, leaf, seed, retain_graph=True)[0]
+
+
+def _compiled(make: Callable[..., Call], function: Callable[..., Any], data: list[Tensor]) -> Call:
+    torch._dynamo.reset()  # else the variants of one function count as its recompilations
+    # A backward that is timed alone keeps its graph, which donated buffers would forbid.
+    with torch._functorch.config.patch(donated_buffer=False):
+        try:
+            call = make(torch.compile(function, fullgraph=True, dynamic=False), data)
+            call()
+        except Exception as error:  # of many kinds, the compilers' own among them
+            raise UnavailableError(f"{COMPILED}: {str(error).strip().splitlines()[0]}") from error
+    return call

@@ -1,0 +1,93 @@
+"""Rows of a benchmark as text and as JSON, with what they were measured on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import sparsedis_kernels
+from sparsedis_kernels import backends
+from sparsedis_kernels.bench.measure import Row
+from sparsedis_kernels.training.report import versions
+
+HEADER = (
+    f"{'provider':26}{'median':>12}{'20 to 80 %':>26}{'GB/s':>9}{'of a copy':>11}{'peak MB':>10}"
+)
+
+
+def lines(rows: Iterable[Row]) -> Iterator[str]:
+    """One line a row, under `HEADER`."""
+    for row in rows:
+        if row.seconds is None or row.low is None or row.high is None:
+            yield f"  {row.provider:24}{row.status}: {row.note}"
+            continue
+        spread = f"{_time(row.low)} to {_time(row.high)}"
+        peak = "" if row.peak_bytes is None else f"{1e-6 * row.peak_bytes:.1f}"
+        yield (
+            f"  {row.provider:24}{_time(row.seconds):>12}{spread:>26}{row.gb_per_s:>9.1f}"
+            f"{row.copy_fraction:>11.0%}{peak:>10}"
+        )
+
+
+def save(rows: Iterable[Row], device: torch.device, path: Path) -> None:
+    """Write the rows, and under "machine" what they were measured on, as JSON."""
+    document = {"machine": machine(device), "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """The device, threads, versions and commit; what cannot be known is None."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device_type": device.type,
+        "backend": backends.REQUESTED or "automatic",
+        "threads": torch.get_num_threads(),
+        "versions": {**versions(), "triton": _version("triton"), "cuda": torch.version.cuda},
+        "commit": commit(Path(sparsedis_kernels.__file__).parent),
+    }
+
+
+def commit(package: Path) -> str | None:
+    """The commit of a package that git tracks, with "-dirty" if files differ; else None."""
+    # A package installed under a clone is not of it: only what git tracks has its commit.
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    return tracked and _git(
+        package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"
+    )
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    command = ["git", "-C", str(folder), *args]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a clone
+        return None
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _time(seconds: float) -> str:
+    return f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"

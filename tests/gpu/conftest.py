@@ -1,0 +1,13 @@
+"""What only a CUDA device can show: `pytest -m gpu`. Collected everywhere, skipped without one."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def device():
+    """The current CUDA device."""
+    pytest.importorskip("triton", reason="Triton is not installed, so no kernel serves CUDA")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    return torch.device("cuda", torch.cuda.current_device())
