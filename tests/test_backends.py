@@ -85,9 +85,12 @@ def test_every_public_op_takes_the_request() -> None:
     """Each op asks under its own name."""
     weights, z, y = torch.ones(2, 3, 1), torch.randn(2, 4, 3), torch.randn(2, 4, 1)
     penalty, request = sk.Penalty(l1=0.1), {"backend": "absent"}
+    step = ([weights], [weights], [weights], [torch.zeros(())])
     calls = {
         "prox": lambda: sk.prox(weights, penalty, **request),
         "prox_": lambda: sk.prox_(weights, penalty, **request),
+        "prox_sgd_": lambda: sk.prox_sgd_(*step, penalty, lr=0.1, **request),
+        "prox_adamw_": lambda: sk.prox_adamw_([weights], *step, penalty, lr=0.1, **request),
         "prox_mcp": lambda: sk.prox_mcp(weights, 0.1, **request),
         "prox_scad": lambda: sk.prox_scad(weights, 0.1, **request),
         "prox_l0": lambda: sk.prox_l0(weights, 0.1, **request),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels import backends
+from sparsedis_kernels.arrays import accumulated, widened
 
 
 def floating(op: str, name: str, value: Tensor) -> None:
@@ -30,16 +31,6 @@ def same_shape(op: str, name: str, value: Tensor, other: str, expected: tuple[in
         )
 
 
-def accumulated(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that is computed in: sums accumulate in float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def widened(value: Tensor) -> Tensor:
-    """`value`, in float32 if it is half precision."""
-    return value.to(accumulated(value.dtype))
-
-
 def prepared(ns: str, op: str, value: Tensor) -> Tensor:
     """`value` as the implementation of `op` in `ns` takes it: widened, unless it does so itself."""
     return value if backends.takes_half(ns, op, value.device) else widened(value)
@@ -56,8 +47,3 @@ def per_group(op: str, name: str, value: float | Tensor, v: Tensor) -> Tensor:
             f"{op}: {name} has shape {tuple(value.shape)}, which does not expand to "
             f"(T, M) = ({T}, {M})"
         ) from None
-
-
-def wanted(grads: tuple[Tensor, ...], needs: list[bool]) -> tuple[Tensor | None, ...]:
-    """Gradients as autograd takes them: None for those that were not asked for."""
-    return tuple(g if need else None for g, need in zip(grads, needs, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels import arrays
 from sparsedis_kernels.ops import _check
 
 
@@ -42,7 +43,7 @@ def read_samples(
     for name, value in (("z", z), ("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             _check.floating(op, name, value)
-    dtype, z = z.dtype, _check.widened(z)
+    dtype, z = z.dtype, arrays.widened(z)
     y = y.to(z.dtype)
     weight = None if sample_weight is None else sample_weight.to(z.dtype)
     if offsets is not None:

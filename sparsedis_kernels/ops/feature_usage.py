@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 
@@ -33,7 +33,7 @@ class FeatureUsage(NamedTuple):
 def _fake(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     T, M, _ = w.shape
     return (
-        w.new_empty((M,), dtype=_check.accumulated(w.dtype)),
+        w.new_empty((M,), dtype=arrays.accumulated(w.dtype)),
         w.new_empty((M,), dtype=torch.int64),
         w.new_empty((T,), dtype=torch.int64),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 from sparsedis_kernels.ops._samples import SAMPLES_SCHEMA, Samples, read_samples, task_count
@@ -57,7 +57,7 @@ def _backward_fake(
     T, M, _ = weight.shape
     samples = (0,) if sample_weight is None else sample_weight.shape
     shapes = [z.shape, y.shape, samples, (T, M), (T, M), (M,), (T, M)]
-    return tuple(z.new_empty(s if need else (0,)) for s, need in zip(shapes, needs, strict=True))
+    return arrays.outputs(z, shapes, needs)
 
 
 def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
@@ -135,7 +135,7 @@ class _FitHeads(torch.autograd.Function):
             grad_weight, grad_bias, weight, z, y, offsets, sample_weight, *penalty, *ctx.numbers,
             needs,
         )  # fmt: skip
-        grad_z, grad_y, *others = _check.wanted(grads, needs)
+        grad_z, grad_y, *others = arrays.wanted(grads, needs)
         return None, grad_z, grad_y, None, *others, None, None, None, None, None, None
 
 

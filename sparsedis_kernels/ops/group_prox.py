@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, fold_into_features, raw
 
@@ -20,17 +20,14 @@ def _like(v: Tensor, *_: Any) -> Tensor:
 
 
 def _radial_backward_fake(grad: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    strength = v.new_empty(v.shape[:2], dtype=_check.accumulated(v.dtype))
+    strength = v.new_empty(v.shape[:2], dtype=arrays.accumulated(v.dtype))
     return _like(v), strength, torch.empty_like(strength), torch.empty_like(strength)
 
 
 def _linf_backward_fake(grad: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     shapes = (v.shape, v.shape[:2], v.shape)
-    dtypes = [v.dtype] + 2 * [_check.accumulated(v.dtype)]
-    return tuple(
-        v.new_empty(s if need else (0,), dtype=dtype)
-        for s, dtype, need in zip(shapes, dtypes, rest[-1], strict=True)
-    )
+    dtypes = [v.dtype] + 2 * [arrays.accumulated(v.dtype)]
+    return arrays.outputs(v, shapes, rest[-1], dtypes)
 
 
 define(
@@ -77,7 +74,7 @@ class _RadialProx(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = raw(ctx.ns, "radial_prox_backward")(grad, *ctx.saved_tensors, ctx.kind)
-        return None, *_check.wanted(grads, list(ctx.needs_input_grad[1:5])), None
+        return None, *arrays.wanted(grads, list(ctx.needs_input_grad[1:5])), None
 
 
 class _LinfProx(torch.autograd.Function):
@@ -96,7 +93,7 @@ class _LinfProx(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:4])
         grads = raw(ctx.ns, "linf_prox_backward")(grad, *ctx.saved_tensors, needs)
-        return None, *_check.wanted(grads, needs)
+        return None, *arrays.wanted(grads, needs)
 
 
 def prox_mcp(
@@ -209,7 +206,7 @@ def prox_linf(
     _check_weights("prox_linf", v)
     if metric is not None:
         _check.same_shape("prox_linf", "metric", metric, "v", tuple(v.shape))
-        metric = metric.to(_check.accumulated(v.dtype))
+        metric = metric.to(arrays.accumulated(v.dtype))
     level = _check.per_group("prox_linf", "strength", strength, v)
     level = level * _check.per_group("prox_linf", "step", step, v)
     ns = backends.namespace("prox_linf", v.device, backend)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 from sparsedis_kernels.penalty import Penalty
@@ -18,7 +18,7 @@ _TENSORS = "Tensor w, Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, 
 def _backward_fake(grad: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     T, M, C = w.shape
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M)]
-    return tuple(w.new_empty(s if need else (0,)) for s, need in zip(shapes, rest[-1], strict=True))
+    return arrays.outputs(w, shapes, rest[-1])
 
 
 define(
@@ -53,7 +53,7 @@ class _PenaltyValue(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:6])
         grads = raw(ctx.ns, "penalty_value_backward")(grad, *ctx.saved_tensors, ctx.scale, needs)
-        return None, *_check.wanted(grads, needs), None, None
+        return None, *arrays.wanted(grads, needs), None, None
 
 
 def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = None) -> Tensor:
@@ -75,7 +75,7 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
     """
     _check.axes("penalty_value", "weight", weight, "(T, M, C)", 3)
     _check.floating("penalty_value", "weight", weight)
-    wide = _check.widened(weight)
+    wide = arrays.widened(weight)
     n = penalty.strengths("penalty_value", (weight.shape[0], weight.shape[1]), wide)
     ns = backends.namespace("penalty_value", weight.device, backend)
     return _PenaltyValue.apply(ns, wide, *n.tensors, n.scale, n.nonneg).to(weight.dtype)

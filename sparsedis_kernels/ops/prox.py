@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, fold_into_features, raw
 from sparsedis_kernels.penalty import Penalty
@@ -26,11 +26,8 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, M, C = x.shape
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
-    dtypes = [x.dtype] + 5 * [_check.accumulated(x.dtype)]
-    return tuple(
-        x.new_empty(s if need else (0,), dtype=dtype)
-        for s, dtype, need in zip(shapes, dtypes, needs, strict=True)
-    )
+    dtypes = [x.dtype] + 5 * [arrays.accumulated(x.dtype)]
+    return arrays.outputs(x, shapes, needs, dtypes)
 
 
 define(
@@ -75,7 +72,7 @@ class _Prox(torch.autograd.Function):
         needs = list(ctx.needs_input_grad[1:7])
         x, v, *penalty = ctx.saved_tensors
         grads = raw(ctx.ns, "prox_backward")(grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs)
-        return None, *_check.wanted(grads, needs), None, None
+        return None, *arrays.wanted(grads, needs), None, None
 
 
 def prox(
@@ -147,7 +144,7 @@ def _arguments(
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
     ns = backends.namespace(op, v.device, backend)
-    like = v.new_empty((), dtype=_check.accumulated(v.dtype))
+    like = v.new_empty((), dtype=arrays.accumulated(v.dtype))
     numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), like, step)
     metric = None if metric is None else metric.to(like.dtype)
     return ns, _check.prepared(ns, op, v), *numbers.tensors, metric, numbers.scale, numbers.nonneg

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 from sparsedis_kernels.penalty import Penalty
@@ -166,7 +166,7 @@ def _levels(
 ) -> tuple[Any, ...]:
     """(namespace, strengths of every weight as four lists, scale, nonneg), scaled by lr."""
     ns = backends.namespace(op, weights[0].device, backend)
-    dtype = _check.accumulated(weights[0].dtype)
+    dtype = arrays.accumulated(weights[0].dtype)
     numbers = [
         penalty.strengths(op, (w.shape[0], w.shape[1]), w.new_empty((), dtype=dtype), lr)
         for w in weights

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import widened
 from sparsedis_kernels.reference.prox import prox
 
 Levels = Sequence[Tensor | None]  # l1, group, shared, ridge of one parameter
@@ -63,11 +64,6 @@ def prox_adamw_(
         w.mul_(1 - lr * weight_decay).sub_(first / metric * (lr / (1 - beta1**step)))
         prox_(w, *levels_of(i, l1, group, shared, ridge), metric, scale, nonneg)
         narrow(state, wide)
-
-
-def widened(t: Tensor) -> Tensor:
-    """`t`, in float32 if it is half precision."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def narrow(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import accumulated
 from sparsedis_kernels.triton.kernels.feature_usage import (
     feature_usage_backward_kernel,
     feature_usage_kernel,
@@ -19,7 +20,7 @@ def feature_usage(w: Tensor) -> tuple[Tensor, ...]:
     Sums over a chunk of tasks in one pass over w, then over chunks. No atomics: results repeat.
     """
     T, M, _ = w.shape
-    dtype = torch.promote_types(w.dtype, torch.float32)
+    dtype = accumulated(w.dtype)
     if w.numel() == 0:
         return w.new_zeros(M, dtype=dtype), *(w.new_zeros(n, dtype=torch.int64) for n in (M, T))
     problem = Problem.of(w.shape, (w,), ())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import outputs, wanted
 from sparsedis_kernels.reference.radial import MCP, SCAD
 from sparsedis_kernels.triton.kernels.group_prox import (
     linf_prox_backward_kernel,
@@ -63,15 +64,10 @@ def linf_prox_backward(
 ) -> tuple[Tensor, ...]:
     """`sparsedis_kernels.reference.linf_prox_backward`."""
     shapes, dtypes = (v.shape, v.shape[:2], v.shape), (v.dtype, strength.dtype, strength.dtype)
-    grads = tuple(
-        v.new_empty(shape if need else (0,), dtype=dtype)
-        for shape, dtype, need in zip(shapes, dtypes, needs, strict=True)
-    )
+    grads = outputs(v, shapes, needs, dtypes)
     if v.numel() == 0:
         return tuple(g.zero_() for g in grads)
-    grad_v, grad_strength, grad_metric = (
-        g if need else None for g, need in zip(grads, needs, strict=True)
-    )
+    grad_v, grad_strength, grad_metric = wanted(grads, needs)
     arrays = (grad, v, x, metric, grad_v, grad_metric)
     problem = Problem.of(v.shape, arrays, (strength,)).merged(grouped=True)
     tensors = (*arrays, strength, grad_strength)

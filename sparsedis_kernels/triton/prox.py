@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import accumulated
 from sparsedis_kernels.triton.kernels.prox import (
     coupled_prox_kernel,
     feature_step_kernel,
@@ -36,7 +37,7 @@ def prox_(v: Tensor, *args: Any) -> None:
 
 def shared_level(v: Tensor, shared: Tensor | None, scale: float) -> Tensor:
     """The strength of every feature, (M,), in the dtype that is computed in."""
-    dtype = torch.promote_types(v.dtype, torch.float32)
+    dtype = accumulated(v.dtype)
     if shared is None:
         return torch.full(v.shape[1:2], scale, dtype=dtype, device=v.device)
     return scale * shared

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import accumulated, outputs, wanted
 from sparsedis_kernels.triton.kernels.prox_backward import (
     coupled_prox_backward_kernel,
     feature_projections_kernel,
@@ -76,42 +77,39 @@ def prox_backward(
     nonneg: bool, needs: list[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`sparsedis_kernels.reference.prox_backward`."""
-    grads = _empty_gradients(x, metric, needs)
+    grads = _gradients(x, metric, needs)
     if x.numel() == 0:
         return tuple(g.zero_() for g in grads)
-    wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
-    arrays = (grad, x, v if needs[5] else None, metric, wanted[0], wanted[5])
+    written = wanted(grads, needs)
+    arrays = (grad, x, v if needs[5] else None, metric, written[0], written[5])
     problem = Problem.of(x.shape, arrays, (l1, group, ridge))
     if shared is None and scale[2] == 0:
         grads[3].zero_()
-        _differentiate_groups(problem, wanted, None, scale, nonneg)
+        _differentiate_groups(problem, written, None, scale, nonneg)
     elif tile := problem.tile_of_features(kept=4 if metric is None else 6):
         level = shared_level(x, shared, scale[2])
-        _differentiate_features(problem, tile, wanted, level, scale, nonneg)
+        _differentiate_features(problem, tile, written, level, scale, nonneg)
     else:
         coupling = feature_coupling(problem, shared_level(x, shared, scale[2]), scale)
         if needs[3]:
             grads[3].copy_(coupling.projection).mul_(-scale[2])
-        _differentiate_groups(problem, wanted, coupling, scale, nonneg)
+        _differentiate_groups(problem, written, coupling, scale, nonneg)
     return grads
 
 
-def _empty_gradients(x: Tensor, metric: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
+def _gradients(x: Tensor, metric: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
     T, M, C = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = accumulated(x.dtype)
     dtypes = [x.dtype, *4 * [dtype], dtype if metric is None else metric.dtype]
     shapes = [(T, M, C), (T, M), (T, M), (M,), (T, M), (T, M, C)]
-    return tuple(
-        x.new_empty(shape if need else (0,), dtype=dtype)
-        for shape, need, dtype in zip(shapes, needs, dtypes, strict=True)
-    )
+    return outputs(x, shapes, needs, dtypes)
 
 
 def _differentiate_groups(
-    problem: Problem, wanted: list[Tensor | None], coupling: Coupling | None, scale: list[float],
-    nonneg: bool,
+    problem: Problem, written: tuple[Tensor | None, ...], coupling: Coupling | None,
+    scale: list[float], nonneg: bool,
 ) -> None:  # fmt: skip
-    _, grad_l1, grad_group, _, grad_ridge, _ = wanted
+    _, grad_l1, grad_group, _, grad_ridge, _ = written
     sums = (grad_l1, grad_group, grad_ridge)
     arrays, strengths = problem.tensors[:6], problem.tensors[6:]
     constants = _constants(problem, scale, nonneg)
@@ -126,11 +124,11 @@ def _differentiate_groups(
 
 
 def _differentiate_features(
-    problem: Problem, tile: Tile, wanted: list[Tensor | None], level: Tensor, scale: list[float],
-    nonneg: bool,
+    problem: Problem, tile: Tile, written: tuple[Tensor | None, ...], level: Tensor,
+    scale: list[float], nonneg: bool,
 ) -> None:  # fmt: skip
     """All tasks of a few features in one program."""
-    _, grad_l1, grad_group, grad_shared, grad_ridge, _ = wanted
+    _, grad_l1, grad_group, grad_shared, grad_ridge, _ = written
     arrays, strengths = problem.tensors[:6], problem.tensors[6:]
     forms = ["number" if s is None else "both" for s in problem.strengths]
     launch(

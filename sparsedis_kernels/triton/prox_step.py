@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.arrays import widened
 from sparsedis_kernels.reference.prox_step import (
     gradients_summed,
     levels_of,
     narrow,
     times,
-    widened,
 )
 from sparsedis_kernels.triton.kernels.prox_step import prox_adamw_kernel, prox_sgd_kernel
 from sparsedis_kernels.triton.launch import launch

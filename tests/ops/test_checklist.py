@@ -5,7 +5,9 @@ import torch
 from torch.library import opcheck
 
 import sparsedis_kernels as sk
+from sparsedis_kernels import backends
 from tests.problems import LAYOUTS, heads_problem, random_penalty
+from tests.triton.implementations import ALL, NATIVE
 
 T, M, C = 3, 4, 2
 F64 = torch.float64
@@ -77,40 +79,61 @@ def head_cases(dtype):
 
 
 RAW = list(raw_cases())
-IDS = [f"{name}-{i}" for i, (name, _) in enumerate(RAW)]
-NAMESPACES = ["sparsedis", "sparsedis_reference"]
+NAMESPACES = {
+    "cpu": backends.AUTOMATIC,
+    "triton": backends.TRITON,
+    "reference": backends.REFERENCE,
+}
 
 
-@pytest.mark.parametrize("namespace", NAMESPACES)
-@pytest.mark.parametrize(("name", "args"), RAW, ids=IDS)
-def test_opcheck(namespace, name, args):
-    opcheck(getattr(getattr(torch.ops, namespace), name).default, args)
+def raw_op(backend, name):
+    return getattr(getattr(torch.ops, NAMESPACES[backend]), name)
+
+
+def by_implementation(fixture, implementations, names, cases, without_triton):
+    """Parametrise a test by cases, each with every implementation that there is of its op."""
+    rows = [
+        pytest.param(implementation, *case, id=f"{case[0]}-{i}-{implementation}")
+        for i, case in enumerate(cases)
+        for implementation in implementations
+        if not (case[0] in without_triton and implementation.startswith("triton"))
+    ]
+    return pytest.mark.parametrize((fixture, *names), rows, indirect=[fixture])
+
+
+def raw(fixture, implementations):
+    without_triton = {name for name, _ in RAW} - set(backends.TRITON_MODULES)
+    return by_implementation(fixture, implementations, ("name", "args"), RAW, without_triton)
+
+
+@raw("any_backend", ALL)
+def test_opcheck(any_backend, name, args):
+    opcheck(raw_op(any_backend, name).default, args)
 
 
 def as_tuple(result):
     return result if isinstance(result, tuple) else (result,)
 
 
-@pytest.mark.parametrize(("name", "args"), RAW, ids=IDS)
-def test_native_equals_reference(name, args):
+@raw("native", NATIVE)
+def test_native_equals_reference(native, name, args):
     if name == "prox_":
         pytest.skip("compared with prox in test_prox.py")
-    native = as_tuple(getattr(torch.ops.sparsedis, name)(*args))
-    reference = as_tuple(getattr(torch.ops.sparsedis_reference, name)(*args))
-    for i, (a, b) in enumerate(zip(native, reference, strict=True)):
+    ours = as_tuple(raw_op(native, name)(*args))
+    theirs = as_tuple(raw_op("reference", name)(*args))
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if name == "fit_heads" and i > 1:
             continue  # gap and iterations are the solver's own
         tol = 5e-2 if name == "fit_heads" else 1e-9
         torch.testing.assert_close(a, b, rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize("namespace", NAMESPACES)
-@pytest.mark.parametrize(("name", "args"), RAW, ids=IDS)
-def test_every_output_is_written(namespace, name, args):
+@raw("any_backend", ALL)
+def test_every_output_is_written(any_backend, name, args):
     """Fresh memory holds NaN under deterministic algorithms: what is not written shows."""
     if name == "prox_":
         pytest.skip("writes its input")
-    op = getattr(getattr(torch.ops, namespace), name)
+    op = raw_op(any_backend, name)
     plain = as_tuple(op(*args))
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -122,10 +145,9 @@ def test_every_output_is_written(namespace, name, args):
         assert torch.isfinite(a).all()
 
 
-@pytest.mark.parametrize("namespace", NAMESPACES)
-@pytest.mark.parametrize(("name", "args"), RAW, ids=IDS)
-def test_vmap_equals_a_loop(namespace, name, args):
-    op = getattr(getattr(torch.ops, namespace), name)
+@raw("any_backend", ALL)
+def test_vmap_equals_a_loop(any_backend, name, args):
+    op = raw_op(any_backend, name)
     batched = [
         i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()
     ]
@@ -181,17 +203,25 @@ def public_cases():
 PUBLIC = list(public_cases())
 
 
+@pytest.fixture
+def served(native, monkeypatch):
+    """Ops that are called without a backend go to `native`."""
+    monkeypatch.setattr(backends, "REQUESTED", native)
+
+
 def public(test):
-    return pytest.mark.parametrize(
-        ("name", "function", "inputs"), PUBLIC, ids=[p[0] for p in PUBLIC]
-    )(test)
+    names, without_triton = ("name", "function", "inputs"), {"penalty_value", "fit_heads"}
+    parametrised = by_implementation("native", NATIVE, names, PUBLIC, without_triton)
+    return pytest.mark.usefixtures("served")(parametrised(test))
 
 
 @public
-def test_gradcheck(name, function, inputs):
-    torch.autograd.gradcheck(
-        function, [i.clone().requires_grad_() for i in inputs], eps=1e-6, atol=1e-7, rtol=1e-5
-    )
+def test_gradcheck(native, name, function, inputs):
+    # Along random directions where a launch takes milliseconds; the backward is also compared with
+    # the reference's, entry by entry.
+    leaves = [i.clone().requires_grad_() for i in inputs]
+    fast = native == "triton"
+    torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-7, rtol=1e-5, fast_mode=fast)
 
 
 @public
@@ -243,7 +273,7 @@ def test_autocast_keeps_float32(name, function, inputs):
         assert torch.equal(a, b)
 
 
-def test_penalty_strengths_of_all_forms_agree(backend):
+def test_penalty_strengths_of_all_forms_agree(any_backend):
     v = weights()
     for like in ("task", "feature", "group"):
         penalty = random_penalty(("l1", "group", "ridge"), T, M, like=like)
@@ -251,5 +281,6 @@ def test_penalty_strengths_of_all_forms_agree(backend):
             k: getattr(penalty, k).expand(T, M).contiguous() for k in ("l1", "group", "ridge")
         }
         assert torch.equal(
-            sk.prox(v, penalty, backend=backend), sk.prox(v, sk.Penalty(**spread), backend=backend)
+            sk.prox(v, penalty, backend=any_backend),
+            sk.prox(v, sk.Penalty(**spread), backend=any_backend),
         )

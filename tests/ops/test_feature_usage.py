@@ -8,13 +8,13 @@ import sparsedis_kernels as sk
 F64 = torch.float64
 
 
-def test_counts_shares_and_entropy_of_a_small_case(backend):
+def test_counts_shares_and_entropy_of_a_small_case(any_backend):
     weight = torch.zeros(3, 4, 2, dtype=F64)
     weight[0, 0] = torch.tensor([1.0, -2.0])
     weight[0, 1, 0] = 3.0
     weight[1, 0, 1] = -1.0
     weight[2, 2, 0] = 1.0
-    usage = sk.feature_usage(weight, backend=backend)
+    usage = sk.feature_usage(weight, backend=any_backend)
     assert usage.tasks_per_feature.tolist() == [2, 1, 1, 0]
     assert usage.features_per_task.tolist() == [2, 1, 1]
     torch.testing.assert_close(usage.p, torch.tensor([4.0, 3.0, 1.0, 0.0], dtype=F64) / 8)
@@ -23,12 +23,12 @@ def test_counts_shares_and_entropy_of_a_small_case(backend):
     assert float(usage.shared_share) == pytest.approx(1 / 3)
 
 
-def test_entropy_gradient_is_the_formula_and_zero_off_the_support(backend):
+def test_entropy_gradient_is_the_formula_and_zero_off_the_support(any_backend):
     """dH/dW = -sign(W) (log p_m + H) / S, and 0 where W is 0, though log p is infinite there."""
     weight = torch.randn(5, 6, 3, dtype=F64) * (torch.rand(5, 6, 1) < 0.6)
     weight[:, 4] = 0
     weight.requires_grad_()
-    usage = sk.feature_usage(weight, backend=backend)
+    usage = sk.feature_usage(weight, backend=any_backend)
     (grad,) = torch.autograd.grad(usage.entropy, weight)
     total = weight.detach().abs().sum()
     p = weight.detach().abs().sum(dim=(0, 2)) / total
@@ -36,24 +36,43 @@ def test_entropy_gradient_is_the_formula_and_zero_off_the_support(backend):
     torch.testing.assert_close(grad, torch.where(weight == 0, 0, expected))
 
 
-def test_entropy_is_homogeneous_and_extreme_at_equal_use(backend):
+def test_entropy_is_homogeneous_and_extreme_at_equal_use(any_backend):
     weight = torch.randn(4, 7, 2, dtype=F64)
-    a, b = (sk.feature_usage(s * weight, backend=backend).entropy for s in (1.0, 1e-6))
+    a, b = (sk.feature_usage(s * weight, backend=any_backend).entropy for s in (1.0, 1e-6))
     torch.testing.assert_close(a, b)
-    even = sk.feature_usage(torch.ones(4, 7, 2, dtype=F64), backend=backend)
+    even = sk.feature_usage(torch.ones(4, 7, 2, dtype=F64), backend=any_backend)
     assert float(even.entropy) == pytest.approx(math.log(7))
     assert float(even.entropy) >= float(a)
 
 
-def test_no_weights_give_zeros(backend):
+def test_no_weights_give_zeros(any_backend):
     for weight in (torch.zeros(3, 4, 2), torch.zeros(0, 4, 2)):
         weight.requires_grad_()
-        usage = sk.feature_usage(weight, backend=backend)
+        usage = sk.feature_usage(weight, backend=any_backend)
         assert usage.p.tolist() == [0.0] * 4
         assert float(usage.entropy) == 0
         assert float(usage.shared_share) == 0
         (grad,) = torch.autograd.grad(usage.entropy, weight)
         assert (grad == 0).all()
+
+
+LAYOUTS = {
+    "one_weight": lambda: torch.randn(1, 1, 1),
+    "many_outputs": lambda: torch.randn(3, 5, 33),
+    "many_tasks": lambda: torch.randn(60, 300, 3),
+    "strided": lambda: torch.randn(3, 9, 5).permute(2, 1, 0),
+    "one_for_all_tasks": lambda: torch.randn(1, 9, 5).expand(4, 9, 5),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_and_layouts_agree_with_the_reference(native, layout):
+    weight = LAYOUTS[layout]().double().relu().requires_grad_()
+    results = []
+    for b in (native, "reference"):
+        usage = sk.feature_usage(weight, backend=b)
+        results.append((*usage, *torch.autograd.grad(usage.entropy, weight)))
+    torch.testing.assert_close(*results)
 
 
 def test_threads_and_backends_agree_on_a_large_array():

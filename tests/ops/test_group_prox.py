@@ -35,12 +35,12 @@ ALL = {"mcp": prox_mcp, "scad": prox_scad, "l0": sk.prox_l0, "linf": sk.prox_lin
 
 
 @pytest.mark.parametrize("kind", RADIAL)
-def test_radial_is_the_minimum_over_a_grid_of_radii(backend, kind):
+def test_radial_is_the_minimum_over_a_grid_of_radii(any_backend, kind):
     """The objective depends on the radius alone: no radius does better than the one returned."""
     prox, value = RADIAL[kind]
     lam, eta = 0.6, 0.9
     v = torch.randn(60, 5, 3, dtype=F64)
-    x = prox(v, lam, eta, backend=backend)
+    x = prox(v, lam, eta, backend=any_backend)
     r = v.norm(dim=2)
     torch.testing.assert_close(x, v * (x.norm(dim=2) / r)[:, :, None])
 
@@ -54,23 +54,23 @@ def test_radial_is_the_minimum_over_a_grid_of_radii(backend, kind):
 
 
 @pytest.mark.parametrize("kind", RADIAL)
-def test_radial_float32_is_as_accurate_as_the_reference(kind):
+def test_radial_float32_is_as_accurate_as_the_reference(native, kind):
     prox, _ = RADIAL[kind]
     v = torch.randn(50, 9, 4, dtype=F64)
     # Away from the jump of L0, where a rounded norm may fall on the other side.
     v = v[((v.norm(dim=2) ** 2 - 2 * 0.6 * 0.9).abs() > 1e-4).all(dim=1)]
     exact = prox(v, 0.6, 0.9, backend="reference")
-    ours, theirs = (prox(v.float(), 0.6, 0.9, backend=b) for b in ("cpu", "reference"))
+    ours, theirs = (prox(v.float(), 0.6, 0.9, backend=b) for b in (native, "reference"))
     assert_as_accurate(ours, theirs, exact)
 
 
 @pytest.mark.parametrize("with_metric", [False, True])
-def test_linf_is_optimal(backend, with_metric):
+def test_linf_is_optimal(any_backend, with_metric):
     """v - x is a subgradient: d (v - x) has 1-norm lam where x lives, at most lam where x is 0."""
     v = torch.randn(40, 6, 5, dtype=F64)
     d = torch.randn_like(v).exp() if with_metric else torch.ones_like(v)
     lam = 3.0
-    x = sk.prox_linf(v, lam, metric=d if with_metric else None, backend=backend)
+    x = sk.prox_linf(v, lam, metric=d if with_metric else None, backend=any_backend)
     r = d * (v - x)
     mass, top = r.abs().sum(dim=2), x.abs().amax(dim=2)
     live = top > 0
@@ -81,22 +81,22 @@ def test_linf_is_optimal(backend, with_metric):
     assert 0.05 < live.double().mean() < 0.95
 
 
-def test_linf_float32_is_as_accurate_as_the_reference():
+def test_linf_float32_is_as_accurate_as_the_reference(native):
     v = torch.randn(50, 9, 40, dtype=F64)
     exact = sk.prox_linf(v, 3.0, backend="reference")
-    ours, theirs = (sk.prox_linf(v.float(), 3.0, backend=b) for b in ("cpu", "reference"))
+    ours, theirs = (sk.prox_linf(v.float(), 3.0, backend=b) for b in (native, "reference"))
     assert_as_accurate(ours, theirs, exact)
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("shape", [(3, 2, 1), (1, 1, 1025), (0, 3, 2), (40, 70, 2)])
-def test_sizes_and_zero_rows(kind, shape):
+@pytest.mark.parametrize("shape", [(3, 2, 1), (1, 1, 1025), (0, 3, 2), (40, 70, 2), (3, 37, 5)])
+def test_sizes_and_zero_rows(native, kind, shape):
     v = torch.randn(shape, dtype=F64)
     if shape[0]:
         v[0, 0] = 0
     v.requires_grad_()
     results = []
-    for b in ("cpu", "reference"):
+    for b in (native, "reference"):
         x = ALL[kind](v, 0.5, 0.9, backend=b)
         (grad,) = torch.autograd.grad(x, v, torch.ones_like(x))
         assert torch.isfinite(grad).all()
@@ -105,17 +105,28 @@ def test_sizes_and_zero_rows(kind, shape):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_zero_strength_is_the_identity(backend, kind):
-    v = torch.randn(4, 5, 3, dtype=F64)
-    assert torch.equal(ALL[kind](v, 0.0, 1.0, backend=backend), v)
+def test_strided_weights_and_gradients_agree_with_the_reference(native, kind):
+    v, seed = torch.randn(2, 3, 9, 5, dtype=F64).permute(0, 3, 2, 1)
+    results = []
+    for b in (native, "reference"):
+        leaf = v.detach().requires_grad_()
+        x = ALL[kind](leaf, 0.5, 0.9, backend=b)
+        results.append((x, *torch.autograd.grad(x, leaf, seed)))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_nan_reaches_its_group_and_no_other(backend, kind):
+def test_zero_strength_is_the_identity(any_backend, kind):
+    v = torch.randn(4, 5, 3, dtype=F64)
+    assert torch.equal(ALL[kind](v, 0.0, 1.0, backend=any_backend), v)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_nan_reaches_its_group_and_no_other(any_backend, kind):
     v = torch.randn(3, 4, 2)
-    clean = ALL[kind](v, 0.3, 0.9, backend=backend)
+    clean = ALL[kind](v, 0.3, 0.9, backend=any_backend)
     v[1, 2, 0] = float("nan")
-    x = ALL[kind](v, 0.3, 0.9, backend=backend)
+    x = ALL[kind](v, 0.3, 0.9, backend=any_backend)
     assert x[1, 2].isnan().any()
     x[1, 2] = clean[1, 2]
     assert torch.equal(x, clean)

@@ -59,15 +59,16 @@ class _Driver:
 def executing(capability: int = 80, **options: Any) -> Iterator[list[Launch]]:
     """Execute every Triton launch inside on CPU tensors, compiled for one capability.
 
-    options go to Kernel.launch (check_bounds, count_sectors, seed, ...). Yields the list to which
-    every launch is appended.
+    options go to Kernel.launch (check_bounds, count_sectors, seed, ...), or `sanitize` to Kernel;
+    a function is called with the grid. Yields the list to which every launch is appended.
     """
     launches: list[Launch] = []
 
     def load(compiled: CompiledKernel) -> None:
         def run(x, y, z, stream, function, packed, metadata, enter, leave, *bound):
-            args = runtime_arguments(compiled.src.signature, bound)
-            launches.append(Launch(compiled, run_compiled(compiled, (x, y, z), args, **options)))
+            args, grid = runtime_arguments(compiled.src.signature, bound), (x, y, z)
+            chosen = {k: o(grid) if callable(o) else o for k, o in options.items()}
+            launches.append(Launch(compiled, run_compiled(compiled, grid, args, **chosen)))
 
         compiled.function, compiled._run = 0, run
 

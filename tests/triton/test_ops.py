@@ -1,78 +1,47 @@
-"""The Triton kernels of the public ops, executed from PTX on CPU tensors."""
+"""What is particular to the Triton kernels; their values are tested with those of all backends."""
 
 import pytest
 import torch
 
 import sparsedis_kernels as sk
-from sparsedis_kernels import backends
-from tests.problems import LEVEL_SETS, assert_as_accurate, random_penalty
-
-pytest.importorskip("triton")
-
-from tests.ptx import driver
-
-F64 = torch.float64
+from tests.triton.implementations import CAPABILITIES, executing
 
 
-@pytest.fixture(params=[80, 90], ids="sm_{}".format)
-def launches(request, monkeypatch):
-    monkeypatch.setattr(backends, "TRITON_DEVICES", {"cuda", "cpu"})
-    with driver.executing(request.param) as launches:
-        yield launches
-
-
-def both(function, v):
-    """Value and gradient in v by Triton and by the reference."""
-    results = []
-    for backend in ("triton", "reference"):
-        leaf = v.clone().requires_grad_()
-        x = function(leaf, backend)
-        torch.manual_seed(1)
-        (grad,) = torch.autograd.grad(x, leaf, torch.randn_like(x))
-        results.append((x.detach(), grad))
-    return results
-
-
-@pytest.mark.parametrize("levels", LEVEL_SETS, ids="+".join)
-@pytest.mark.parametrize("with_metric", [False, True])
-def test_prox_equals_the_reference(launches, levels, with_metric):
-    v = 2 * torch.randn(5, 37, 5, dtype=F64)
-    metric = torch.randn_like(v).exp() if with_metric else None
-    penalty = random_penalty(levels, 5, 37)
-    ours, theirs = both(lambda v, b: sk.prox(v, penalty, 0.8, metric=metric, backend=b), v)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert launches
-
-
-@pytest.mark.parametrize("C", [1, 4, 5, 65, 700])
-def test_prox_float32_is_as_accurate_as_the_reference(launches, C):
-    v = 2 * torch.randn(4, 21, C, dtype=F64)
-    penalty = sk.Penalty(l1=0.3, group=0.9, ridge=0.1)
-    exact = sk.prox(v, penalty, backend="reference")
-    ours, theirs = (sk.prox(v.float(), penalty, backend=b) for b in ("triton", "reference"))
-    assert_as_accurate(ours, theirs, exact)
-
-
-OPS = {
-    "mcp": lambda v, b: sk.prox_mcp(v, 0.6, 0.9, backend=b),
-    "scad": lambda v, b: sk.prox_scad(v, 0.6, 0.9, backend=b),
-    "l0": lambda v, b: sk.prox_l0(v, 0.6, 0.9, backend=b),
-    "linf": lambda v, b: sk.prox_linf(v, 1.0, backend=b),
-    "entropy": lambda v, b: sk.feature_usage(v, backend=b).entropy,
-}
-
-
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("C", [1, 4, 5])
-def test_other_ops_equal_the_reference(launches, op, C):
-    ours, theirs = both(OPS[op], torch.randn(6, 20, C, dtype=F64))
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert launches
-
-
-def test_dense_arrays_are_read_and_written_once_sixteen_bytes_at_a_time(launches):
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_dense_arrays_are_read_and_written_once_sixteen_bytes_at_a_time(capability):
     v = torch.randn(64, 100, 5)
-    sk.prox(v, sk.Penalty(l1=0.1, group=0.5), backend="triton")
+    with executing(capability) as launches:
+        sk.prox(v, sk.Penalty(l1=0.1, group=0.5), backend="triton")
     (launch,) = launches
     assert launch.stats.global_loads == {16: v.nbytes // 16}
     assert launch.stats.global_stores == {16: v.nbytes // 16}
+
+
+@pytest.mark.parametrize("with_metric", [False, True])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_more_tasks_than_a_tile_holds_are_solved_in_passes(capability, with_metric):
+    """Sums over chunks of tasks, then the prox: what smaller problems do in one program."""
+    v = torch.randn(2100, 5, 4, dtype=torch.float64)
+    metric = (0.5 * torch.randn_like(v)).exp() if with_metric else None
+    shared = torch.tensor(8.0, dtype=torch.float64)
+
+    def solve(backend):
+        leaves = [t.clone().requires_grad_() for t in (v, shared)]
+        penalty = sk.Penalty(l1=0.1, group=0.3, shared=leaves[1], ridge=0.2)
+        x = sk.prox(leaves[0], penalty, metric=metric, backend=backend)
+        return x.detach(), *torch.autograd.grad(x, leaves, v)
+
+    with executing(capability) as launches:
+        ours = solve("triton")
+    torch.testing.assert_close(ours, solve("reference"), rtol=1e-10, atol=1e-11)
+    assert len(launches) > 2
+    assert (ours[0] == 0).all(2).any()
+
+
+def test_long_groups_compile_in_a_layout_that_threads_share():
+    """A group's number kept as a vector of one once gave every thread all entries of the group."""
+    v, group = torch.randn(2, 2, 700, requires_grad=True), torch.full((2, 2), 9.0)
+    penalty = sk.Penalty(group=group.requires_grad_())
+    with executing(80) as launches:
+        torch.autograd.grad(sk.prox(v, penalty, backend="triton").sum(), [v, group])
+    assert all(len(launch.compiled.asm["llir"]) < 200_000 for launch in launches)

@@ -267,19 +267,39 @@ def binary_scale(largest):
 
 
 @triton.jit
-def scaled_norm(block, AXIS: tl.constexpr):
-    """(n, s, 1/s) with ||group|| = n s: squares neither overflow nor vanish. Each is (groups,)."""
+def scaled_square(block, AXIS: tl.constexpr):
+    """(n, s, 1/s) with ||group||^2 = n s^2: squares neither overflow nor vanish; (groups,) each."""
     scale, inverse = binary_scale(tl.max(tl.abs(block), AXIS))
     scaled = block * tl.expand_dims(inverse, AXIS)
-    return root(tl.sum(scaled * scaled, AXIS)), scale, inverse
+    return tl.sum(scaled * scaled, AXIS), scale, inverse
+
+
+@triton.jit
+def scaled_norm(block, AXIS: tl.constexpr):
+    """(n, s, 1/s) with ||group|| = n s; (groups,) each."""
+    square, scale, inverse = scaled_square(block, AXIS)
+    return root(square), scale, inverse
+
+
+@triton.jit
+def beyond(square, size, level):
+    """||u|| - level, of the right sign also where ||u|| rounds to the level; NaN if level is inf.
+
+    size = ||u|| is the root of square. A norm is rounded once more than its square is, which would
+    make ties, and ties are all on one side.
+    """
+    near = divide(tl.fma(-level, level, square), tl.where(size > 0.0, size + level, 1.0))
+    return tl.where(size > 2.0 * level, size - level, near)
 
 
 @triton.jit
 def thresholded_norm(block, level, AXIS: tl.constexpr, GROUPED: tl.constexpr):
     """(||group|| - level)_+, or ||group|| if nothing groups, in float64; NaN stays NaN."""
-    size, scale, inverse = scaled_norm(block, AXIS)
+    square, scale, inverse = scaled_square(block, AXIS)
+    size = root(square)
     if GROUPED:
-        size = tl.where(size <= level * inverse, 0.0, size - level * inverse)
+        excess = beyond(square, size, level * inverse)
+        size = tl.where(excess > 0.0, excess, tl.where(size != size, size, 0.0))
     return size.to(tl.float64) * scale.to(tl.float64)
 
 
@@ -292,11 +312,13 @@ def secular_radius(u, diagonal, level, TILE: tl.constexpr):
     `u` is scaled, so that its squares are safe; D > 0 in padding too.
     """
     AXIS: tl.constexpr = TILE.axis
-    size = root(tl.sum(u * u, AXIS))
+    square = tl.sum(u * u, AXIS)
+    size = root(square)
+    excess = beyond(square, size, level)
     wide = tl.expand_dims(level, AXIS)
     single = tl.max((tl.abs(u) - wide) / diagonal, AXIS)
-    radius = tl.maximum((size - level) / tl.max(diagonal, AXIS), single)
-    live = size > level
+    radius = tl.maximum(excess / tl.max(diagonal, AXIS), single)
+    live = excess > 0.0
     radius = tl.where(live, radius, 0.0)
     for _ in range(TILE.newton_steps):
         inverse = 1.0 / (diagonal * tl.expand_dims(radius, AXIS) + wide)
@@ -313,10 +335,13 @@ def secular_radius(u, diagonal, level, TILE: tl.constexpr):
 
 
 @triton.jit
-def plain_factor(size, level, curvature):
-    """(1 - level/size)_+ / D for a group whose quadratic is uniform; NaN stays NaN: (groups,)."""
-    factor = divide(size - level, size * curvature)
-    return tl.where(size > level, factor, tl.where(size != size, size, 0.0))
+def plain_factor(block, level, curvature, AXIS: tl.constexpr):
+    """(1 - level/||u||)_+ / D of groups whose quadratic is uniform; NaN stays NaN: (groups,)."""
+    square, _, inverse = scaled_square(block, AXIS)
+    size = root(square)
+    excess = beyond(square, size, level * inverse)
+    factor = divide(excess, size * curvature)
+    return tl.where(excess > 0.0, factor, tl.where(size != size, size, 0.0))
 
 
 @triton.jit
@@ -368,6 +393,6 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATUR
         k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE)
         x = u / (curvature + spread(k, lane, TILE))
     else:
-        size, _, inverse = scaled_norm(blocked(u, TILE), TILE.axis)
-        x = u * spread(plain_factor(size, group_level * inverse, curvature), lane, TILE)
+        factor = plain_factor(blocked(u, TILE), group_level, curvature, TILE.axis)
+        x = u * spread(factor, lane, TILE)
     return x
