@@ -85,17 +85,31 @@ def _elect(fn: FunctionTranslator, ins: Instruction) -> str:
 # ---- matrices
 
 
-@handles("ldmatrix")
-def _load_matrix(fn: FunctionTranslator, ins: Instruction) -> str:
+def _matrix_form(ins: Instruction) -> tuple[int, str]:
+    """Number of 8x8 matrices, and whether they are transposed, in C++."""
     for modifier in ("sync", "aligned", "m8n8", "b16"):
         ins.take_required(modifier)
     ins.take_required("shared", "shared::cta")
     count = int(ins.take_required("x1", "x2", "x4")[1])
-    transpose = "true" if ins.take("trans") else "false"
+    return count, "true" if ins.take("trans") else "false"
+
+
+@handles("ldmatrix")
+def _load_matrix(fn: FunctionTranslator, ins: Instruction) -> str:
+    count, transpose = _matrix_form(ins)
     targets = fn.vector(ins.operands[0]) or []
     address = f"shared_to_generic({fn.address(ins.operands[1])})"
     writes = " ".join(fn.write(t, f"q[{i}]", "b32") for i, t in enumerate(targets))
     return f"u32 q[4]; load_matrices({address}, {count}, {transpose}, q, {ins.line}); {writes}"
+
+
+@handles("stmatrix")
+def _store_matrix(fn: FunctionTranslator, ins: Instruction) -> str:
+    count, transpose = _matrix_form(ins)
+    address = f"shared_to_generic({fn.address(ins.operands[0])})"
+    values = ", ".join(fn.read(s, "b32") for s in fn.vector(ins.operands[1]) or [])
+    call = f"store_matrices({address}, {count}, {transpose}, q, {ins.line});"
+    return f"u32 q[{count}] = {{{values}}}; {call}"
 
 
 _MMA_OPERANDS = {  # input type -> C++ operand class, sizes of K

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..ptx_types import FLOAT_TYPES, HALF_TYPES, Instruction, UnsupportedPtxError, c_type
+from ..ptx_types import (
+    FLOAT_TYPES,
+    HALF_TYPES,
+    PACKED_TYPES,
+    Instruction,
+    UnsupportedPtxError,
+    c_type,
+)
 from .registry import flushed, handles
 
 if TYPE_CHECKING:
@@ -109,32 +116,45 @@ _COMPARISONS = {
 _UNORDERED = tuple(f"{name}u" for name in ("eq", "ne", "lt", "le", "gt", "ge"))
 
 
-def _comparison(fn: FunctionTranslator, ins: Instruction, type_: str) -> tuple[str, str]:
-    """Declarations of x and y, and the C++ condition that compares them."""
+def _compared(fn: FunctionTranslator, ins: Instruction, type_: str, position: int = 0) -> str:
+    """Declarations of x and y, the sources or, of a packed type, one element of each."""
+    element, bits, whole = PACKED_TYPES.get(type_, (type_, 0, type_))
+    values = [fn.read(o, whole) for o in ins.operands[1:3]]
+    if bits:
+        values = [
+            f"read_as<{c_type(element)}>((u{bits})({v} >> {bits * position}))" for v in values
+        ]
+    cast = "(f32)" if element in HALF_TYPES else ""
+    x, y = (cast + flushed(ins, v) for v in values)
+    return f"auto x = {x}; auto y = {y};"
+
+
+def _condition(ins: Instruction, type_: str) -> str:
+    """The C++ condition that compares x and y."""
     name = ins.take_required(*_COMPARISONS, *_UNORDERED, "num", "nan")
-    cast = "(f32)" if type_ in HALF_TYPES else ""
-    x, y = (cast + flushed(ins, fn.read(o, type_)) for o in ins.operands[1:3])
     ins.take("ftz")
-    declarations = f"auto x = {x}; auto y = {y}; "
     if name in ("num", "nan"):
-        return declarations, "(x == x && y == y)" if name == "num" else "(x != x || y != y)"
+        return "(x == x && y == y)" if name == "num" else "(x != x || y != y)"
     if name in _UNORDERED:
-        return declarations, f"(x {_COMPARISONS[name[:-1]]} y || x != x || y != y)"
-    if name == "ne" and type_ in FLOAT_TYPES:
-        return declarations, "(x != y && x == x && y == y)"
-    return declarations, f"(x {_COMPARISONS[name]} y)"
+        return f"(x {_COMPARISONS[name[:-1]]} y || x != x || y != y)"
+    if name == "ne" and type_ in (*FLOAT_TYPES, *PACKED_TYPES):
+        return "(x != y && x == x && y == y)"
+    return f"(x {_COMPARISONS[name]} y)"
 
 
 @handles("setp")
 def _set_predicate(fn: FunctionTranslator, ins: Instruction) -> str:
-    declarations, condition = _comparison(fn, ins, ins.take_type())
+    """The second predicate is the opposite of the first or, of a packed type, the high half's."""
+    type_, targets = ins.take_type(), ins.operands[0].split("|")
+    values = [_compared(fn, ins, type_, position) for position in range(len(targets))]
+    condition = _condition(ins, type_)
+    second = condition if type_ in PACKED_TYPES else f"!{condition}"
     combine = {"and": " & ", "or": " | ", "xor": " ^ ", None: ""}[ins.take("and", "or", "xor")]
     other = f"{combine}{fn.read(ins.operands[3], 'pred')}" if combine else ""
-    targets = ins.operands[0].split("|")
-    code = f"{declarations}bool yes = {condition}{other}, no = !{condition}{other}; "
-    return code + " ".join(
-        fn.write(t, v, "pred") for t, v in zip(targets, ("yes", "no"), strict=False)
-    )
+    code = "bool q[2]; "
+    for i, result in zip(range(len(targets)), (condition, second), strict=False):
+        code += f"{{ {values[i]} q[{i}] = {result}{other}; }} "
+    return code + " ".join(fn.write(t, f"q[{i}]", "pred") for i, t in enumerate(targets))
 
 
 @handles("set")
@@ -142,9 +162,9 @@ def _set(fn: FunctionTranslator, ins: Instruction) -> str:
     source, target = ins.take_type(), ins.take_type()
     if target not in ("u32", "s32", "f32"):
         raise UnsupportedPtxError("destination type")
-    declarations, condition = _comparison(fn, ins, source)
-    values = "1.0f : 0.0f" if target == "f32" else "~0u : 0u"
-    return declarations + fn.write(ins.operands[0], f"{condition} ? {values}", target)
+    values, condition = _compared(fn, ins, source), _condition(ins, source)
+    choices = "1.0f : 0.0f" if target == "f32" else "~0u : 0u"
+    return f"{values} {fn.write(ins.operands[0], f'{condition} ? {choices}', target)}"
 
 
 @handles("selp")

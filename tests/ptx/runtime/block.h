@@ -77,7 +77,7 @@ inline Dim3 unflatten(u64 linear, Dim3 shape) {
 }
 
 enum class State { ready, at_barrier, at_collective, at_activemask, done };
-enum class Collective { sync, shuffle, vote, match, redux, elect, ldmatrix, mma };
+enum class Collective { sync, shuffle, vote, match, redux, elect, ldmatrix, stmatrix, mma };
 
 struct Thread {
   Fiber fiber;

@@ -99,22 +99,41 @@ PTX_NO_TSAN inline T redux(Redux op, T value, u32 mask, int line) {
 
 // ---- matrices
 
+// Not inlined: ThreadSanitizer sees them, unlike the functions that call them.
 __attribute__((noinline)) inline u16 load_u16(u64 address) { return *(const u16*)address; }
+__attribute__((noinline)) inline void store_u16(u64 address, u16 value) { *(u16*)address = value; }
+
+// Where half k of the lane's register of an 8x8 matrix lies; the lanes give the rows' addresses.
+PTX_NO_TSAN inline u64 matrix_element(const Warp& warp, int matrix, int k, bool transpose,
+                                      Access access, int line) {
+  int lane = self().lane();
+  int row = transpose ? lane % 4 * 2 + k : lane / 4;
+  int column = transpose ? lane / 4 : lane % 4 * 2 + k;
+  u64 start = warp.snapshot[matrix * 8 + row][0];
+  check_access(start, 16, Space::shared, access, line);
+  return start + 2 * column;
+}
 
 PTX_NO_TSAN inline void load_matrices(u64 row_address, int count, bool transpose, u32* out,
                                       int line) {
   Warp& warp = meet(Collective::ldmatrix, ~0u, &row_address, 1, line);
-  int lane = self().lane();
   for (int matrix = 0; matrix < count; matrix++) {
     out[matrix] = 0;
     for (int k = 0; k < 2; k++) {
-      int row = transpose ? lane % 4 * 2 + k : lane / 4;
-      int column = transpose ? lane / 4 : lane % 4 * 2 + k;
-      u64 start = warp.snapshot[matrix * 8 + row][0];
-      check_access(start, 16, Space::shared, Access::load, line);
-      out[matrix] |= (u32)load_u16(start + 2 * column) << (16 * k);
+      u64 at = matrix_element(warp, matrix, k, transpose, Access::load, line);
+      out[matrix] |= (u32)load_u16(at) << (16 * k);
     }
   }
+}
+
+PTX_NO_TSAN inline void store_matrices(u64 row_address, int count, bool transpose, const u32* in,
+                                       int line) {
+  Warp& warp = meet(Collective::stmatrix, ~0u, &row_address, 1, line);
+  for (int matrix = 0; matrix < count; matrix++)
+    for (int k = 0; k < 2; k++) {
+      u64 at = matrix_element(warp, matrix, k, transpose, Access::store, line);
+      store_u16(at, (u16)(in[matrix] >> (16 * k)));
+    }
 }
 
 // Formats of mma operands: how many elements a 32-bit register holds and their values.
