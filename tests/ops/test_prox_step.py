@@ -173,6 +173,22 @@ def test_compiles_to_one_op(kind):
     torch.testing.assert_close(ours.written, theirs.written, rtol=1e-12, atol=1e-12)
 
 
+def test_vmap_steps_every_entry():
+    w, grads, steps = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5), torch.zeros(3)
+    alone = w.clone()
+
+    def step(w, grad, count):
+        sk.prox_sgd_([w], [grad], [], [count], PENALTIES["group"], lr=0.1)
+        return w
+
+    together = torch.vmap(step)(w, grads, steps)
+    for b in range(3):
+        step(alone[b], grads[b], torch.zeros(()))
+    assert torch.equal(together, alone)
+    assert torch.equal(w, alone)
+    assert (steps == 1).all()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

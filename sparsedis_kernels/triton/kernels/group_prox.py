@@ -17,7 +17,7 @@ from sparsedis_kernels.triton.kernels.groups import (
     scaled_norm,
     spread,
     store_tile,
-    strength,
+    strength_of_all,
     strength_of_task,
 )
 
@@ -79,9 +79,9 @@ def radial_prox_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    lam_tm = strength_of_all(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
+    eta_tm = strength_of_all(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
+    shape_tm = strength_of_all(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
         eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
@@ -106,9 +106,9 @@ def radial_prox_backward_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    lam_tm = strength(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = strength(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = strength(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    lam_tm = strength_of_all(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
+    eta_tm = strength_of_all(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
+    shape_tm = strength_of_all(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
         eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
@@ -179,7 +179,7 @@ def linf_prox_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level = strength_of_all(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
         u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
@@ -204,7 +204,7 @@ def linf_prox_backward_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    level = strength(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level = strength_of_all(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
         g = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)

@@ -218,6 +218,19 @@ def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FOR
 
 
 @triton.jit
+def strength_of_all(
+    data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
+):  # fmt: skip
+    """The strength that tasks share; where they do not, something of the same shape."""
+    if FORM == "task":
+        return scale.to(ACC)
+    elif FORM == "both":
+        return tl.zeros(m.shape, ACC)
+    else:
+        return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
+
+
+@triton.jit
 def strength_of_task(
     level, data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
 ):  # fmt: skip

@@ -25,6 +25,7 @@ from sparsedis_kernels.triton.kernels.groups import (
     store_features,
     store_tile,
     strength,
+    strength_of_all,
     strength_of_task,
     threshold_entries,
     thresholded_norm,
@@ -138,9 +139,9 @@ def prox_kernel(
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
@@ -180,9 +181,9 @@ def feature_sums_kernel(
     """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
     size_m, shared_m = 1.0, 0.0

@@ -23,6 +23,7 @@ from sparsedis_kernels.triton.kernels.groups import (
     store_features,
     store_tile,
     strength,
+    strength_of_all,
     strength_of_task,
     thresholded_norm,
 )
@@ -151,9 +152,9 @@ def prox_backward_kernel(
     COUPLED: tl.constexpr = kappa is not None
     SUMMED: tl.constexpr = grad_l1 is not None or grad_group is not None or grad_ridge is not None
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     kappa_m, lift_m, alive_m = 0.0, 0.0, held
     if COUPLED:
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)
@@ -208,8 +209,8 @@ def feature_projections_kernel(
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     first = tl.zeros((TILE.groups,), tl.float64)
     second = tl.zeros((TILE.groups,), tl.float64)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     if theta is not None:
         theta_m = tl.load(theta + m, mask=held, other=1.0)
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)

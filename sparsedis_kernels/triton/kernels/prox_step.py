@@ -14,7 +14,7 @@ from sparsedis_kernels.triton.kernels.groups import (
     root,
     solve_groups,
     store_tile,
-    strength,
+    strength_of_all,
     strength_of_task,
     threshold_entries,
 )
@@ -68,9 +68,9 @@ def prox_sgd_kernel(
     M = number(M)
     program = tl.program_id(0) - number(chosen(starts, starts))
     t0, m0, limit, lane, m, held = place(program, M, tl.cdiv(M, TILE.filled), tasks, TILE)
-    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         w = load_tile(w_data, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)
         direction = load_tile(g_data, t, m0, lane, limit, g_t, g_m, g_c, 0.0, TILE)
@@ -123,9 +123,9 @@ def prox_adamw_kernel(
     M = number(M)
     program = tl.program_id(0) - number(chosen(starts, starts))
     t0, m0, limit, lane, m, held = place(program, M, tl.cdiv(M, TILE.filled), tasks, TILE)
-    l1_level = strength(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         w = load_tile(w_data, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)
         g = load_tile(g_data, t, m0, lane, limit, g_t, g_m, g_c, 0.0, TILE)
