@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.triton.tile import Problem
+from sparsedis_kernels.triton.tile import Problem, Tile
 
 
 def launch(
@@ -45,4 +45,24 @@ def launch_on_groups(
     launch(
         kernel, blocks * chunks, tile.warps, problem.like,
         *tensors, problem.T, problem.M, blocks, tasks, *problem.strides, TILE=tile, **constants,
+    )  # fmt: skip
+
+
+def launch_on_features(
+    kernel: Any, problem: Problem, tile: Tile, *tensors: Tensor | None, **constants: Any
+) -> None:
+    """Run a kernel that handles all tasks of a few features in a program.
+
+    Args:
+        kernel: takes `tensors`, T, M, all strides, TILE and the forms of l1, group and ridge.
+        problem: sizes and strides; its strengths are l1, group and ridge.
+        tile: of the problem's features.
+        tensors: run-time arguments, None for absent ones.
+        constants: further arguments, by name.
+    """
+    l1, group, ridge = ("number" if s is None else "both" for s in problem.strengths)
+    launch(
+        kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, problem.like,
+        *tensors, problem.T, problem.M, *problem.strides,
+        TILE=tile, L1=l1, GROUP=group, RIDGE=ridge, **constants,
     )  # fmt: skip

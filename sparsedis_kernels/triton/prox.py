@@ -14,8 +14,8 @@ from sparsedis_kernels.triton.kernels.prox import (
     feature_sums_kernel,
     prox_kernel,
 )
-from sparsedis_kernels.triton.launch import launch, launch_on_groups
-from sparsedis_kernels.triton.tile import Problem, Tile
+from sparsedis_kernels.triton.launch import launch, launch_on_features, launch_on_groups
+from sparsedis_kernels.triton.tile import ITERATES, Problem
 
 FEATURES, CHUNKS = 32, 64  # features of one program that adds chunks, and chunks at a time
 
@@ -78,27 +78,6 @@ def _is_uniform(problem: Problem) -> bool:
     return problem.arrays[1] is None and problem.form(2) in ("number", "feature")
 
 
-def _tile_of_features(problem: Problem) -> Tile | None:
-    # An iteration for the norm holds more, and without such a tile reads all a dozen times.
-    if _is_uniform(problem):
-        return problem.tile_of_features(kept=2)
-    return problem.tile_of_features(kept=6, narrowest=1)
-
-
-def _coupled_prox_into(
-    problem: Problem, tile: Tile, level: Tensor, scale: list[float], nonneg: bool
-) -> None:
-    """The prox of all tasks of a few features in one program."""
-    forms = ["number" if s is None else "both" for s in problem.strengths]
-    launch(
-        coupled_prox_kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, level,
-        *problem.tensors, level, problem.T, problem.M, *problem.strides,
-        scale[0], scale[1], scale[3], TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
-        GROUPED=problem.strengths[1] is not None or scale[1] > 0, NONNEG=nonneg,
-        UNIFORM=_is_uniform(problem),
-    )  # fmt: skip
-
-
 def _prox_into(
     x: Tensor, v: Tensor, l1: Tensor | None, group: Tensor | None, shared: Tensor | None,
     ridge: Tensor | None, metric: Tensor | None, scale: list[float], nonneg: bool,
@@ -111,8 +90,12 @@ def _prox_into(
     level = shared_level(v, shared, scale[2]) if coupled else None
     if level is None:
         problem, theta = problem.merged(grouped=grouped), None
-    elif tile := _tile_of_features(problem):
-        _coupled_prox_into(problem, tile, level, scale, nonneg)
+    elif tile := problem.tile_of_features(kept=2 if _is_uniform(problem) else ITERATES):
+        launch_on_features(
+            coupled_prox_kernel, problem, tile, *problem.tensors, level,
+            l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
+            GROUPED=grouped, NONNEG=nonneg, UNIFORM=_is_uniform(problem),
+        )  # fmt: skip
         return
     else:
         theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)

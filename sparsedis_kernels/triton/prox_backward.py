@@ -14,7 +14,7 @@ from sparsedis_kernels.triton.kernels.prox_backward import (
     feature_projections_kernel,
     prox_backward_kernel,
 )
-from sparsedis_kernels.triton.launch import launch, launch_on_groups
+from sparsedis_kernels.triton.launch import launch, launch_on_features, launch_on_groups
 from sparsedis_kernels.triton.prox import shared_level
 from sparsedis_kernels.triton.tile import Problem, Tile
 
@@ -86,7 +86,7 @@ def prox_backward(
     if shared is None and scale[2] == 0:
         grads[3].zero_()
         _differentiate_groups(problem, written, None, scale, nonneg)
-    elif tile := problem.tile_of_features(kept=4 if metric is None else 6):
+    elif tile := problem.tile_of_features(kept=4 if metric is None else 7):
         level = shared_level(x, shared, scale[2])
         _differentiate_features(problem, tile, written, level, scale, nonneg)
     else:
@@ -130,13 +130,10 @@ def _differentiate_features(
     """All tasks of a few features in one program."""
     _, grad_l1, grad_group, grad_shared, grad_ridge, _ = written
     arrays, strengths = problem.tensors[:6], problem.tensors[6:]
-    forms = ["number" if s is None else "both" for s in problem.strengths]
-    launch(
-        coupled_prox_backward_kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, level,
+    launch_on_features(
+        coupled_prox_backward_kernel, problem, tile,
         *arrays, grad_l1, grad_group, grad_ridge, grad_shared, *strengths, level,
-        problem.T, problem.M, *problem.strides, shared_scale=scale[2],
-        TILE=tile, L1=forms[0], GROUP=forms[1], RIDGE=forms[2],
-        **_constants(problem, scale, nonneg),
+        shared_scale=scale[2], **_constants(problem, scale, nonneg),
     )  # fmt: skip
 
 

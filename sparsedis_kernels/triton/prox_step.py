@@ -12,15 +12,21 @@ from torch import Tensor
 
 from sparsedis_kernels.arrays import widened
 from sparsedis_kernels.reference.prox_step import (
+    Levels,
     gradients_summed,
     levels_of,
     narrow,
     times,
 )
-from sparsedis_kernels.triton.kernels.prox_step import prox_adamw_kernel, prox_sgd_kernel
-from sparsedis_kernels.triton.launch import launch
-from sparsedis_kernels.triton.prox import prox_
-from sparsedis_kernels.triton.tile import Problem
+from sparsedis_kernels.triton.kernels.prox_step import (
+    coupled_prox_adamw_kernel,
+    coupled_prox_sgd_kernel,
+    prox_adamw_kernel,
+    prox_sgd_kernel,
+)
+from sparsedis_kernels.triton.launch import launch, launch_on_features
+from sparsedis_kernels.triton.prox import prox_, shared_level
+from sparsedis_kernels.triton.tile import ITERATES, Problem
 
 # Tensors of a launch: a kernel for each of these numbers. 64 with five pointers and two integers
 # each stay within the 4 KiB of arguments that every device takes.
@@ -53,22 +59,45 @@ def prox_sgd_(
 ) -> None:  # fmt: skip
     """`sparsedis_kernels.reference.prox_sgd_`."""
     torch._foreach_add_(steps, 1)
-    levels, coupled = (l1, group, shared, ridge), bool(shared) or scale[2] > 0
-    written = [widened(w) for w in weights] if coupled else weights
-    others = (grads, momentum_buffers or None)
-    updates = _updates(written, others, steps, None if coupled else levels, scale)
-    _launch(
-        prox_sgd_kernel, updates, scale, lr=lr, momentum=momentum, decay=weight_decay,
-        NONNEG=nonneg, NESTEROV=nesterov, PROX=not coupled,
-    )  # fmt: skip
-    if coupled:
-        for i, w in enumerate(written):
-            strengths, factor = levels_of(i, *levels), scale
-            if momentum_buffers:
-                summed = gradients_summed(steps[i], momentum, nesterov)
-                strengths, factor = times(strengths, scale, summed, w)
-            prox_(w, *strengths, None, factor, nonneg)
-        narrow(weights, written)
+    buffers: list[Tensor | None] = [*momentum_buffers] or [None] * len(weights)
+    arrays, levels = (weights, grads, buffers), (l1, group, shared, ridge)
+    numbers = {
+        "lr": lr, "momentum": momentum, "decay": weight_decay,
+        "NESTEROV": nesterov, "NONNEG": nonneg,
+    }  # fmt: skip
+    if shared or scale[2] > 0:
+        for i, each in enumerate(zip(*arrays, strict=True)):
+            _coupled_sgd(each, steps[i], levels_of(i, *levels), scale, numbers)
+    else:
+        updates = _updates(arrays, steps, levels, scale)
+        _launch(prox_sgd_kernel, updates, scale, PROX=True, **numbers)
+
+
+def _coupled_sgd(
+    arrays: Sequence[Any], step: Tensor, levels: Levels, scale: list[float],
+    numbers: dict[str, Any],
+) -> None:  # fmt: skip
+    """A step of one weight with the shared level: in one kernel if its tasks fit, else in two."""
+    w, grad, buffer = arrays
+    problem = Problem.of(w.shape, arrays, _without_shared(levels))
+    uniform = problem.form(2) in ("number", "feature")
+    if w.numel() == 0:
+        return
+    if tile := problem.tile_of_features(kept=3 if uniform else ITERATES):
+        launch_on_features(
+            coupled_prox_sgd_kernel, problem, tile,
+            *arrays, step, *_without_shared(levels), shared_level(w, levels[2], scale[2]),
+            UNIFORM=uniform, **_scales(problem, scale), **numbers,
+        )  # fmt: skip
+        return
+    wide = widened(w)
+    updates = _updates(([wide], [grad], [buffer]), [step], None, scale)
+    _launch(prox_sgd_kernel, updates, scale, PROX=False, **numbers)
+    if buffer is not None:
+        summed = gradients_summed(step, numbers["momentum"], numbers["NESTEROV"])
+        levels, scale = times(levels, scale, summed, wide)
+    prox_(wide, *levels, None, scale, numbers["NONNEG"])
+    narrow((w,), (wide,))
 
 
 def prox_adamw_(
@@ -79,33 +108,71 @@ def prox_adamw_(
 ) -> None:  # fmt: skip
     """`sparsedis_kernels.reference.prox_adamw_`."""
     torch._foreach_add_(steps, 1)
-    levels, coupled = (l1, group, shared, ridge), bool(shared) or scale[2] > 0
-    written = [widened(w) for w in weights] if coupled else weights
-    metrics = [torch.empty_like(w) for w in written] if coupled else None
-    others = (grads, exp_avgs, exp_avg_sqs, metrics)
-    updates = _updates(written, others, steps, None if coupled else levels, scale)
-    _launch(
-        prox_adamw_kernel, updates, scale, lr=lr, beta1=beta1, beta2=beta2, eps=eps,
-        decay=weight_decay, NONNEG=nonneg,
-    )  # fmt: skip
-    for i, metric in enumerate(metrics or ()):
-        prox_(written[i], *levels_of(i, *levels), metric, scale, nonneg)
-    narrow(weights, written)
+    arrays, levels = (weights, grads, exp_avgs, exp_avg_sqs), (l1, group, shared, ridge)
+    numbers = {
+        "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "decay": weight_decay,
+        "NONNEG": nonneg,
+    }  # fmt: skip
+    if shared or scale[2] > 0:
+        for i, each in enumerate(zip(*arrays, strict=True)):
+            _coupled_adamw(each, steps[i], levels_of(i, *levels), scale, numbers)
+    else:
+        no_metrics: list[Tensor | None] = [None] * len(weights)
+        updates = _updates((*arrays, no_metrics), steps, levels, scale)
+        _launch(prox_adamw_kernel, updates, scale, **numbers)
+
+
+def _coupled_adamw(
+    arrays: Sequence[Tensor], step: Tensor, levels: Levels, scale: list[float],
+    numbers: dict[str, Any],
+) -> None:  # fmt: skip
+    """A step of one weight with the shared level: in one kernel if its tasks fit, else in two."""
+    w, *others = arrays
+    problem = Problem.of(w.shape, arrays, _without_shared(levels))
+    if w.numel() == 0:
+        return
+    if tile := problem.tile_of_features(kept=ITERATES):
+        launch_on_features(
+            coupled_prox_adamw_kernel, problem, tile,
+            *arrays, step, *_without_shared(levels), shared_level(w, levels[2], scale[2]),
+            **_scales(problem, scale), **numbers,
+        )  # fmt: skip
+        return
+    wide = widened(w)
+    metric = torch.empty_like(wide)
+    lists = ([wide], *([o] for o in others), [metric])
+    _launch(prox_adamw_kernel, _updates(lists, [step], None, scale), scale, **numbers)
+    prox_(wide, *levels, metric, scale, numbers["NONNEG"])
+    narrow((w,), (wide,))
+
+
+def _without_shared(levels: Levels) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    l1, group, _, ridge = levels
+    return l1, group, ridge
+
+
+def _scales(problem: Problem, scale: list[float]) -> dict[str, Any]:
+    return {
+        "l1_scale": scale[0],
+        "group_scale": scale[1],
+        "ridge_scale": scale[3],
+        "GROUPED": problem.strengths[1] is not None or scale[1] > 0,
+    }
 
 
 def _updates(
-    weights: list[Tensor], others: Sequence[list[Tensor] | None], steps: list[Tensor],
+    arrays: Sequence[Sequence[Tensor | None]], steps: list[Tensor],
     levels: tuple[list[Tensor], ...] | None, scale: list[float],
 ) -> list[Update]:  # fmt: skip
     """The updates of a step; without `levels` it ends before the prox."""
     grouped = levels is not None and (bool(levels[1]) or scale[1] > 0)
     updates = []
-    for i, step in enumerate(steps):
-        l1, group, _, ridge = levels_of(i, *levels) if levels else (None,) * 4
-        arrays = [weights[i], *(None if role is None else role[i] for role in others)]
-        problem = Problem.of(weights[i].shape, arrays, (l1, group, ridge))
-        if weights[i].numel():
-            updates.append(Update(problem.merged(grouped=grouped), step))
+    for i, each in enumerate(zip(*arrays, strict=True)):
+        strengths = _without_shared(levels_of(i, *levels)) if levels else (None,) * 3
+        w = each[0]
+        if w is not None and w.numel():
+            problem = Problem.of(w.shape, each, strengths)
+            updates.append(Update(problem.merged(grouped=grouped), steps[i]))
     return updates
 
 
@@ -123,9 +190,8 @@ def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: A
             tuple(_coded(u.problem.M) for u in padded),
             tuple(map(_coded, starts + [NO_PROGRAM] * (len(padded) - len(table)))),
             *problem.tensors[len(problem.arrays) :], problem.T, tasks, *problem.strides,
-            l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-            GROUPED=problem.strengths[1] is not None or scale[1] > 0, **options,
+            **_scales(problem, scale), **options,
         )  # fmt: skip
 
 

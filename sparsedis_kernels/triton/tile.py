@@ -15,6 +15,7 @@ FEW_PROGRAMS = 264  # two for every multiprocessor of a large device
 SUMMED = 1024  # bytes of a feature beside which the sums of a chunk are small
 MAX_WARPS = 16
 SECTOR = 32  # bytes that memory moves at least
+ITERATES = 6  # arrays that a kernel keeps which iterates for the norm of a feature
 REGISTERS = 200 << 10  # bytes of a multiprocessor's 256 KiB that one program may plan with
 
 
@@ -171,12 +172,14 @@ class Problem:
         groups = power_of_two(filled)
         return Tile(self.C, filled, groups, entries, lanes, vector, self.dense, size == 8)
 
-    def tile_of_features(self, kept: int, narrowest: int = 16) -> Tile | None:
+    def tile_of_features(self, kept: int) -> Tile | None:
         """The tile of a few features with all their tasks, if it fits in the registers.
 
+        Rows are whole sectors if that fits, else 16 bytes at least; of any width for a kernel that
+        iterates, which without such a tile would read everything a dozen times.
+
         Args:
-            kept: array-sized values that the kernel holds at a time.
-            narrowest: bytes of a task's row at least. Rows are whole sectors if that fits.
+            kept: array-sized values that the kernel holds at a time; `ITERATES` where it iterates.
         """
         size = max(a.data.element_size() for a in self.arrays if a is not None)
         tasks, row = power_of_two(self.T), self.C * size
@@ -184,7 +187,7 @@ class Problem:
         while features * row % SECTOR or (tasks * features * row < BYTES and features < self.M):
             features *= 2
         while _registers(tasks * features, self.C, size, kept) > REGISTERS:
-            if features == 1 or features * row < 2 * narrowest:
+            if features == 1 or (features * row < 32 and kept != ITERATES):
                 return None
             features //= 2
         return self._tile_of_features(tasks, features, size)

@@ -236,10 +236,13 @@ OPS: dict[str, Op] = {
     "linf metric backward": Op(lambda s: _linf_backward(s, s.metric), FEW, 1.03, _ONE_NUMBER),
     "sgd": Op(lambda s: _sgd(s, NUMBERS, 0.0), SOME),
     "sgd momentum": Op(lambda s: _sgd(s, NUMBERS, 0.9), SOME),
-    "sgd momentum shared": Op(lambda s: _sgd(s, COUPLED, 0.9), SHORT, 1.5, _STEP_THEN_PROX),
+    "sgd momentum shared": Op(lambda s: _sgd(s, COUPLED, 0.9), SHORT, 1.12, _LEVELS),
+    "sgd momentum shared in passes": Op(
+        lambda s: _in_passes(_sgd, s, COUPLED, 0.9), FEW, 1.9, _STEP_THEN_PROX
+    ),
     "adamw": Op(lambda s: _adamw(s, NUMBERS), EVERY),
     "adamw l1": Op(lambda s: _adamw(s, [0.3, 0.0, 0.0, 0.1]), ((5, F32), (5, BF16))),
-    "adamw shared": Op(lambda s: _adamw(s, COUPLED), SHORT, 1.7, _STEP_THEN_PROX),
+    "adamw shared": Op(lambda s: _adamw(s, COUPLED), SHORT, 1.12, _LEVELS),
     "usage": Op(lambda s: feature_usage(s.v), SOME, 1.14, _CHUNKS),
     "usage backward": Op(
         lambda s: feature_usage_backward(s.per_feature, s.v), SOME, 1.03, "a number per feature"

@@ -60,6 +60,29 @@ def test_sizes_do_not_recompile(launches):
     assert len({id(launch.compiled) for launch in launches}) == 1
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_more_tasks_than_a_tile_holds_take_more_launches(launches, kind):
+    """The step in one kernel, then the prox in passes; fewer tasks take one launch in all."""
+    penalty, counts, options = sk.Penalty(group=0.2, shared=4.0), [], {"lr": 0.1}
+    for tasks in (30, 1100):
+        w = torch.randn(tasks, 3, 12, dtype=torch.float64)
+        grad, results = torch.randn_like(w), []
+        for backend in ("triton", "reference"):
+            del launches[:]
+            state = [w.clone(), torch.zeros_like(w), torch.zeros_like(w), torch.zeros(())]
+            if kind == "sgd":
+                arrays = ([state[0]], [grad], [state[1]], [state[3]])
+                sk.prox_sgd_(*arrays, penalty, momentum=0.9, backend=backend, **options)
+            else:
+                arrays = ([state[0]], [grad], [state[1]], [state[2]], [state[3]])
+                sk.prox_adamw_(*arrays, penalty, backend=backend, **options)
+            counts.append(len(launches))
+            results.append(state)
+        torch.testing.assert_close(*results, rtol=1e-10, atol=1e-11)
+    assert counts[0] == 1
+    assert counts[2] > 2
+
+
 @pytest.mark.parametrize("make", [sk.optim.ProxSGD, sk.optim.ProxAdamW])
 def test_optimisers_step_as_on_the_cpu(launches, monkeypatch, make):
     start = [torch.randn(3, 7, 5), torch.randn(4, 6)]

@@ -246,33 +246,18 @@ def feature_step_kernel(
 
 
 @triton.jit
-def coupled_prox_kernel(
-    v, metric, x, l1, group, ridge, shared, T, M,
-    v_t, v_m, v_c, metric_t, metric_m, metric_c, x_t, x_m, x_c,
-    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
-    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
-    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
-    GROUPED: tl.constexpr, NONNEG: tl.constexpr, UNIFORM: tl.constexpr,
-):  # fmt: skip
-    """The prox with the shared level where all tasks of a few features fit in one tile.
+def solve_features(u, d, ridge_level, group_level, shared, scale, m0, M, held, METRIC: tl.constexpr,
+                   RIDGE: tl.constexpr, GROUPED: tl.constexpr, UNIFORM: tl.constexpr,
+                   TILE: tl.constexpr):  # fmt: skip
+    """x for all tasks of the features from m0 on, whose level is scale * shared: (lanes,).
 
-    UNIFORM says that a feature has one curvature, which makes the start of its norm exact.
+    u comes from `threshold_entries`. UNIFORM says that a feature has one curvature, which makes the
+    start of its norm exact.
     """
-    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
-    METRIC: tl.constexpr = metric is not None
-    m0, t, m, held = place_of_features(T, M, TILE)
     lane = tl.arange(0, TILE.lanes)
-    u = load_features(v, m0, T, M, v_t, v_m, v_c, 0.0, TILE)
-    d = 1.0
-    if METRIC:
-        d = load_features(metric, m0, T, M, metric_t, metric_m, metric_c, 1.0, TILE)
-        u = u * d
-    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
-    u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
     feature = m0 + tl.arange(0, TILE.filled // TILE.tasks)
-    level = tl.load(shared + feature, mask=feature < M, other=0.0).to(tl.float64)
+    level = tl.load(shared + feature, mask=feature < M, other=0.0).to(tl.float64) * scale
+    ACC: tl.constexpr = u.dtype
     shared_m = on_tasks(level.to(ACC), TILE)
     first, second = group_sums(u, d, ridge_level, group_level, 1.0, 0.0, lane, METRIC, True, RIDGE,
                                GROUPED, TILE)  # fmt: skip
@@ -286,6 +271,33 @@ def coupled_prox_kernel(
             norm2, slope = over_tasks(norm2, False, TILE), over_tasks(slope, False, TILE)
             size = feature_step(size, norm2, slope, level)
     size_m = on_tasks(size.to(ACC), TILE)
-    y = coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, RIDGE,
-                       GROUPED, TILE)  # fmt: skip
+    return coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, RIDGE,
+                          GROUPED, TILE)  # fmt: skip
+
+
+@triton.jit
+def coupled_prox_kernel(
+    v, metric, x, l1, group, ridge, shared, T, M,
+    v_t, v_m, v_c, metric_t, metric_m, metric_c, x_t, x_m, x_c,
+    l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
+    l1_scale: tl.float64, group_scale: tl.float64, ridge_scale: tl.float64,
+    TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
+    GROUPED: tl.constexpr, NONNEG: tl.constexpr, UNIFORM: tl.constexpr,
+):  # fmt: skip
+    """The prox with the shared level where all tasks of a few features fit in one tile."""
+    ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
+    METRIC: tl.constexpr = metric is not None
+    m0, t, m, held = place_of_features(T, M, TILE)
+    lane = tl.arange(0, TILE.lanes)
+    u = load_features(v, m0, T, M, v_t, v_m, v_c, 0.0, TILE)
+    d = 1.0
+    if METRIC:
+        d = load_features(metric, m0, T, M, metric_t, metric_m, metric_c, 1.0, TILE)
+        u = u * d
+    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
+    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
+    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
+    y = solve_features(u, d, ridge_level, group_level, shared, 1.0, m0, M, held, METRIC, RIDGE,
+                       GROUPED, UNIFORM, TILE)  # fmt: skip
     store_features(x, y, m0, T, M, x_t, x_m, x_c, TILE)
