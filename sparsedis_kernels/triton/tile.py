@@ -64,7 +64,7 @@ class Tile:
     @property
     def warps(self) -> int:
         """Warps of a program: 32 bytes of an array for each thread."""
-        return min(max(self.lanes * (8 if self.double else 4) // 1024, 4), MAX_WARPS)
+        return min(max(self.lanes * (8 if self.double else 4) // 1024, 1), MAX_WARPS)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Problem:
         """The tile of this problem."""
         size = max(a.data.element_size() for a in self.arrays if a is not None)
         entries = power_of_two(self.C)
-        lanes = max(BYTES // size, entries)
+        lanes = max(min(BYTES // size, power_of_two(self.M * self.C)), entries)
         vector = self._vector(size) if self.dense else 1
         filled = lanes // self.C
         filled -= filled % (vector // math.gcd(self.C, vector))

@@ -58,7 +58,7 @@ def optimality():
 
 
 def usage():
-    test_feature_usage.test_counts_shares_and_entropy_of_a_small_case("triton")
+    test_feature_usage.test_sizes_and_layouts_agree_with_the_reference("triton", "strided")
 
 
 MUTATIONS = {
@@ -88,7 +88,7 @@ MUTATIONS = {
         "w_t, w_m, w_c, 0.0, TILE",
         "w_t, w_m, w_c, 1.0, TILE",
         usage,
-        "assert",
+        "not close|not equal",
     ),
 }
 
@@ -106,7 +106,7 @@ def test_a_mistake_is_noticed(mutate, name):
 @pytest.mark.parametrize("C", [5, 700])
 def test_every_dropped_barrier_is_a_race(C):
     """One program walks through two tasks: between them, too, a barrier is needed."""
-    v = torch.randn(1030, 9, C)[:, :-1]
+    v = torch.randn(1030, max(9, 1000 // C), C)[:, :-1]
 
     def solve(**options):
         with executing(80, blocks=(0, 1), **options) as launches:

@@ -60,11 +60,11 @@ def test_sizes_do_not_recompile(launches):
     assert len({id(launch.compiled) for launch in launches}) == 1
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_more_tasks_than_a_tile_holds_take_more_launches(launches, kind):
-    """The step in one kernel, then the prox in passes; fewer tasks take one launch in all."""
+@pytest.mark.parametrize(("kind", "too_many"), [("sgd", 260), ("adamw", 140)])
+def test_more_tasks_than_a_tile_holds_take_more_launches(launches, kind, too_many):
+    """The step in one kernel, then the prox; fewer tasks take one launch in all."""
     penalty, counts, options = sk.Penalty(group=0.2, shared=4.0), [], {"lr": 0.1}
-    for tasks in (30, 1100):
+    for tasks in (30, too_many):
         w = torch.randn(tasks, 3, 12, dtype=torch.float64)
         grad, results = torch.randn_like(w), []
         for backend in ("triton", "reference"):
@@ -80,7 +80,7 @@ def test_more_tasks_than_a_tile_holds_take_more_launches(launches, kind):
             results.append(state)
         torch.testing.assert_close(*results, rtol=1e-10, atol=1e-11)
     assert counts[0] == 1
-    assert counts[2] > 2
+    assert counts[2] > 1
 
 
 @pytest.mark.parametrize("make", [sk.optim.ProxSGD, sk.optim.ProxAdamW])
