@@ -60,7 +60,8 @@ def launch_on_features(
         tensors: run-time arguments, None for absent ones.
         constants: further arguments, by name.
     """
-    l1, group, ridge = ("number" if s is None else "both" for s in problem.strengths)
+    forms = (problem.form(k) for k in range(3))
+    l1, group, ridge = (form if form in ("number", "scalar") else "both" for form in forms)
     launch(
         kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, problem.like,
         *tensors, problem.T, problem.M, *problem.strides,

@@ -75,7 +75,7 @@ def feature_norms(
 
 def _is_uniform(problem: Problem) -> bool:
     """Whether the quadratic is the same in all groups of a feature."""
-    return problem.arrays[1] is None and problem.form(2) in ("number", "feature")
+    return problem.arrays[1] is None and problem.form(2) in ("number", "scalar", "feature")
 
 
 def _prox_into(

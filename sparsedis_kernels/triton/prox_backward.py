@@ -33,7 +33,7 @@ def feature_coupling(problem: Problem, level: Tensor, scale: list[float]) -> Cou
 
     Where a feature has one curvature D the second is <Xh, grad> / D, and comes with the first.
     """
-    uniform = problem.arrays[3] is None and problem.form(2) in ("number", "feature")
+    uniform = problem.arrays[3] is None and problem.form(2) in ("number", "scalar", "feature")
     squares, product = _feature_sums(problem, None, None, uniform, scale)
     theta = squares.sqrt()
     kappa = torch.where(theta > 0, level / theta, 0)

@@ -80,7 +80,7 @@ def _coupled_sgd(
     """A step of one weight with the shared level: in one kernel if its tasks fit, else in two."""
     w, grad, buffer = arrays
     problem = Problem.of(w.shape, arrays, _without_shared(levels))
-    uniform = problem.form(2) in ("number", "feature")
+    uniform = problem.form(2) in ("number", "scalar", "feature")
     if w.numel() == 0:
         return
     if tile := problem.tile_of_features(kept=3 if uniform else ITERATES):

@@ -41,7 +41,7 @@ class Tile:
     groups: int  # `filled` and `C`, rounded up to powers of two
     entries: int
     lanes: int  # a power of two >= filled * C
-    vector: int  # elements of a 16-byte access, or 1 where arrays are not aligned
+    vector: int  # elements of a 16-byte access to the narrowest array; 1 if they are not aligned
     dense: bool  # groups and their entries lie one after another in memory
     double: bool  # computes in float64, else in float32
     tasks: int = 1  # a power of two; with more than one the groups go task after task
@@ -151,10 +151,12 @@ class Problem:
         return [stride for strides in (*arrays, *strengths) for stride in strides]
 
     def form(self, k: int) -> str:
-        """How strength k varies: "number", or a tensor's "task", "feature" or "both"."""
+        """How strength k varies: "number", or a tensor's "scalar", "task", "feature" or "both"."""
         view = self.strengths[k]
         if view is None:
             return "number"
+        if not any(view.strides):
+            return "scalar"
         if view.strides[1] == 0:
             return "task"
         return "feature" if self.T == 1 or view.strides[0] == 0 else "both"
@@ -163,8 +165,10 @@ class Problem:
         """The tile of this problem."""
         size = max(a.data.element_size() for a in self.arrays if a is not None)
         entries = power_of_two(self.C)
-        lanes = max(min(BYTES // size, power_of_two(self.M * self.C)), entries)
-        vector = self._vector(size) if self.dense else 1
+        # Many tasks of few features leave no lanes idle; one task takes the common tile.
+        most = BYTES // size
+        lanes = max(min(most, power_of_two(self.M * self.C)) if self.T > 1 else most, entries)
+        vector = self._vector() if self.dense else 1
         filled = lanes // self.C
         filled -= filled % (vector // math.gcd(self.C, vector))
         if filled == 0:
@@ -195,18 +199,19 @@ class Problem:
     def _tile_of_features(self, tasks: int, features: int, size: int) -> Tile:
         groups, entries = tasks * features, power_of_two(self.C)
         lanes = power_of_two(groups * self.C)
-        whole = self.M * self.C * size % 16 == 0 and features * self.C * size % 16 == 0
-        vector = self._vector(size) if self.dense and whole else 1
+        vector = self._vector() if self.dense else 1
+        if self.M * self.C % vector or features * self.C % vector:
+            vector = 1
         return Tile(self.C, groups, groups, entries, lanes, vector, self.dense, size == 8, tasks)
 
-    def _vector(self, size: int) -> int:
-        """Elements of a 16-byte access if every task of every array starts on 16 bytes, else 1."""
-        for a in self.arrays:
-            if a is not None:
-                stride = a.strides[0] * a.data.element_size() if self.T > 1 else 0
-                if a.data.data_ptr() % 16 or stride % 16:
-                    return 1
-        return 16 // size
+    def _vector(self) -> int:
+        """Elements of a 16-byte access to the narrowest array, or 1 where a task is not aligned."""
+        arrays = [a for a in self.arrays if a is not None]
+        for a in arrays:
+            stride = a.strides[0] * a.data.element_size() if self.T > 1 else 0
+            if a.data.data_ptr() % 16 or stride % 16:
+                return 1
+        return 16 // min(a.data.element_size() for a in arrays)
 
     def chunks(self, tile: Tile) -> tuple[int, int, int]:
         """(blocks of features, tasks per program, chunks of tasks).

@@ -201,6 +201,7 @@ _TWO_PASSES = "reads v for the norms of features, then again; sums of chunks"
 _NEWTON = "reads v and the metric in each of 14 passes, 18 in float64"
 _SUMS_FIRST = "reads x and grad for sums over tasks, then again"
 _STEP_THEN_PROX = "the moments' kernel, then that of the prox; between them v and the metric"
+_COUNTER = "every thread reads the number of the step"
 _CHUNKS = "sums of chunks of tasks"
 
 OPS: dict[str, Op] = {
@@ -235,13 +236,15 @@ OPS: dict[str, Op] = {
     "linf metric": Op(lambda s: linf_prox(s.v, s.strength, s.metric), FEW, 1.05, _ONE_NUMBER),
     "linf metric backward": Op(lambda s: _linf_backward(s, s.metric), FEW, 1.03, _ONE_NUMBER),
     "sgd": Op(lambda s: _sgd(s, NUMBERS, 0.0), SOME),
-    "sgd momentum": Op(lambda s: _sgd(s, NUMBERS, 0.9), SOME),
+    "sgd momentum": Op(lambda s: _sgd(s, NUMBERS, 0.9), SOME, 1.06, _COUNTER),
     "sgd momentum shared": Op(lambda s: _sgd(s, COUPLED, 0.9), SHORT, 1.12, _LEVELS),
     "sgd momentum shared in passes": Op(
         lambda s: _in_passes(_sgd, s, COUPLED, 0.9), FEW, 1.9, _STEP_THEN_PROX
     ),
-    "adamw": Op(lambda s: _adamw(s, NUMBERS), EVERY),
-    "adamw l1": Op(lambda s: _adamw(s, [0.3, 0.0, 0.0, 0.1]), ((5, F32), (5, BF16))),
+    "adamw": Op(lambda s: _adamw(s, NUMBERS), EVERY, 1.04, _COUNTER),
+    "adamw l1": Op(
+        lambda s: _adamw(s, [0.3, 0.0, 0.0, 0.1]), ((5, F32), (5, BF16)), 1.04, _COUNTER
+    ),
     "adamw shared": Op(lambda s: _adamw(s, COUPLED), SHORT, 1.12, _LEVELS),
     "usage": Op(lambda s: feature_usage(s.v), SOME, 1.14, _CHUNKS),
     "usage backward": Op(

@@ -131,8 +131,8 @@ def address_of_features(pointer, m0, T, M, stride_t, stride_m, stride_c, TILE: t
         at = pointer + t.to(tl.int64) * stride_t + (m0 + m) * stride_m
         at += (entry - m * TILE.C).to(tl.int64) * stride_c
     if TILE.vector > 1:
-        width: tl.constexpr = VECTOR * pointer.dtype.element_ty.primitive_bitwidth // 8
-        at = tl.max_contiguous(tl.multiple_of(at, width), VECTOR)
+        BYTES: tl.constexpr = VECTOR * pointer.dtype.element_ty.primitive_bitwidth // 8
+        at = tl.max_contiguous(tl.multiple_of(at, 16 if BYTES > 16 else BYTES), VECTOR)
     return at, held
 
 
@@ -210,6 +210,8 @@ def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FOR
     """scale * data[t, m], or `scale` itself: one number, or one per group of the tile."""
     if FORM == "number":
         return scale.to(ACC)
+    elif FORM == "scalar":
+        return scale.to(ACC) * tl.load(data).to(ACC)
     elif FORM == "task":
         return scale.to(ACC) * tl.load(data + t * stride_t).to(ACC)
     else:
@@ -235,7 +237,7 @@ def strength_of_task(
     level, data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
 ):  # fmt: skip
     """The strength at task t, which is `level` already where tasks share it."""
-    if FORM == "number" or FORM == "feature":
+    if FORM == "number" or FORM == "scalar" or FORM == "feature":
         return level
     else:
         return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
@@ -244,7 +246,7 @@ def strength_of_task(
 @triton.jit
 def on_lanes(level, lane, FORM: tl.constexpr, TILE: tl.constexpr):
     """A strength on the flat lanes; one number stays one."""
-    if FORM == "number" or FORM == "task":
+    if FORM == "number" or FORM == "scalar" or FORM == "task":
         return level
     else:
         return spread(level, lane, TILE)
