@@ -7,7 +7,6 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -50,7 +49,7 @@ def machine(device: torch.device) -> dict[str, object]:
         "device_type": device.type,
         "backend": backends.REQUESTED or "automatic",
         "threads": torch.get_num_threads(),
-        "versions": {**versions(), "triton": _version("triton"), "cuda": torch.version.cuda},
+        "versions": {**versions(), "cuda": torch.version.cuda},
         "commit": commit(Path(sparsedis_kernels.__file__).parent),
     }
 
@@ -80,13 +79,6 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _time(seconds: float) -> str:
