@@ -19,8 +19,8 @@ def feature_usage_kernel(
 ):  # fmt: skip
     """Sums of a chunk of tasks: |w| and tasks in use (chunks, M); features in use (blocks, T)."""
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    magnitude = tl.zeros((TILE.groups,), tl.float64)
-    count = tl.zeros((TILE.groups,), tl.int32)
+    magnitude = tl.full((TILE.groups,), 0.0, tl.float64)
+    count = tl.full((TILE.groups,), 0, tl.int32)
     row = features + m0 // TILE.filled * T
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         u = load_tile(w, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)

@@ -227,7 +227,7 @@ def strength_of_all(
     if FORM == "task":
         return scale.to(ACC)
     elif FORM == "both":
-        return tl.zeros(m.shape, ACC)
+        return tl.full(m.shape, 0.0, ACC)
     else:
         return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
 
@@ -400,7 +400,7 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATUR
         curvature = tl.where(curvature > 0.0, curvature, 1.0)
         scale, inverse = binary_scale(tl.max(tl.abs(u), 0))
         u *= inverse
-        level = tl.zeros((1,), u.dtype) + group_level * inverse
+        level = tl.full((1,), 0.0, u.dtype) + group_level * inverse
         radius = secular_radius(blocked(u, TILE), blocked(curvature, TILE), level, TILE)
         k = tl.where(level == 0.0, radius * 0.0, level / radius)
         x = u / (curvature + spread(k, lane, TILE)) * scale

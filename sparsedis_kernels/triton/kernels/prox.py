@@ -69,7 +69,7 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
             D = tl.max(blocked(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE), AXIS)
             second = D.to(tl.float64)
         else:
-            second = tl.zeros((TILE.groups,), tl.float64) + (1.0 + ridge_level).to(tl.float64)
+            second = tl.full((TILE.groups,), 0.0, tl.float64) + (1.0 + ridge_level).to(tl.float64)
         first = norm * norm
     else:
         D = padded(d + on_lanes(ridge_level, lane, RIDGE, TILE), TILE)
@@ -184,8 +184,8 @@ def feature_sums_kernel(
     l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
     group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
-    first = tl.zeros((TILE.groups,), tl.float64)
-    second = tl.zeros((TILE.groups,), tl.float64)
+    first = tl.full((TILE.groups,), 0.0, tl.float64)
+    second = tl.full((TILE.groups,), 0.0, tl.float64)
     size_m, shared_m = 1.0, 0.0
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
@@ -214,7 +214,7 @@ def feature_sums_kernel(
 @triton.jit
 def chunk_total(sums, m, held, chunks, M, MAXIMUM: tl.constexpr, CHUNKS: tl.constexpr):
     """Sum, or maximum, over chunks in their order: (features,)."""
-    total = tl.zeros(m.shape, tl.float64)
+    total = tl.full(m.shape, 0.0, tl.float64)
     for first in range(0, chunks, CHUNKS):
         chunk = (first + tl.arange(0, CHUNKS)).to(tl.int64)[:, None]
         mask = (chunk < chunks) & held[None, :]

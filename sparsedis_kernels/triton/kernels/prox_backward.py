@@ -84,7 +84,7 @@ def adjoint(b, w, point, d, ridge_level, l1_level, group_level, kappa_m, lift_m,
         if COUPLED:
             e += spread(kappa_m, lane, TILE)
     else:
-        e = tl.zeros((TILE.groups,), b.dtype) + (1.0 + ridge_level)
+        e = tl.full((TILE.groups,), 0.0, b.dtype) + (1.0 + ridge_level)
         if COUPLED:
             e += kappa_m
     if COUPLED:
@@ -207,8 +207,8 @@ def feature_projections_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     METRIC: tl.constexpr = metric is not None
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    first = tl.zeros((TILE.groups,), tl.float64)
-    second = tl.zeros((TILE.groups,), tl.float64)
+    first = tl.full((TILE.groups,), 0.0, tl.float64)
+    second = tl.full((TILE.groups,), 0.0, tl.float64)
     group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
     ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
     if theta is not None:
