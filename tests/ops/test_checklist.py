@@ -280,7 +280,7 @@ def test_penalty_strengths_of_all_forms_agree(any_backend):
         spread = {
             k: getattr(penalty, k).expand(T, M).contiguous() for k in ("l1", "group", "ridge")
         }
-        assert torch.equal(
-            sk.prox(v, penalty, backend=any_backend),
-            sk.prox(v, sk.Penalty(**spread), backend=any_backend),
-        )
+        ours, theirs = (sk.prox(v, p, backend=any_backend) for p in (penalty, sk.Penalty(**spread)))
+        # Triton compiles a kernel for each form, and may fuse other operations in it.
+        slack = 1e-14 if any_backend == "triton" else 0.0
+        torch.testing.assert_close(ours, theirs, rtol=slack, atol=0.1 * slack)

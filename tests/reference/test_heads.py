@@ -479,5 +479,5 @@ def test_reference_exports_the_whole_family() -> None:
         *("duality_gap", "feature_usage", "feature_usage_backward", "fit_heads"),
         *("fit_heads_backward", "lambda_max", "linf_prox", "linf_prox_backward"),
         *("penalty_value", "penalty_value_backward", "prox", "prox_backward"),
-        *("radial_prox", "radial_prox_backward"),
+        *("prox_", "prox_sgd_", "prox_adamw_", "radial_prox", "radial_prox_backward"),
     }
