@@ -33,14 +33,14 @@ def prox_sgd_(
     for i, (w, grad) in enumerate(zip(weights, grads, strict=True)):
         wide, *buffers = (widened(t) for t in (w, *momentum_buffers[i : i + 1]))
         direction = grad + weight_decay * wide
-        levels, factor = levels_of(i, l1, group, shared, ridge), scale
+        levels = levels_of(i, l1, group, shared, ridge)
         for buffer in buffers:
             buffer.mul_(momentum).add_(direction)
             direction = direction + momentum * buffer if nesterov else buffer
             summed = gradients_summed(steps[i], momentum, nesterov)
-            levels, factor = times(levels, scale, summed, wide)
+            levels = times(levels, scale, summed, wide)
         wide.sub_(lr * direction)
-        prox_(wide, *levels, None, factor, nonneg)
+        prox_(wide, *levels, None, scale, nonneg)
         narrow((w, *momentum_buffers[i : i + 1]), (wide, *buffers))
 
 
@@ -83,14 +83,11 @@ def gradients_summed(step: Tensor, momentum: float, nesterov: bool) -> Tensor:
     return (1 - momentum ** (step.double() + nesterov)) / (1 - momentum)
 
 
-def times(
-    levels: Levels, scale: list[float], factor: Tensor, w: Tensor
-) -> tuple[Levels, list[float]]:
-    """(levels, scale) of a penalty times a 0-dim tensor, which never leaves its device."""
+def times(levels: Levels, scale: list[float], factor: Tensor, w: Tensor) -> Levels:
+    """The levels of a penalty times a 0-dim tensor, which never leaves its device; scale stays."""
     shapes = (w.shape[:2], w.shape[:2], w.shape[1:2], w.shape[:2])
     factor = factor.to(w.dtype)
-    scaled = tuple(
+    return tuple(
         (factor.expand(shape) if level is None else level * factor) if number else None
         for level, number, shape in zip(levels, scale, shapes, strict=True)
     )
-    return scaled, scale

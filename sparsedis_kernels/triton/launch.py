@@ -27,6 +27,16 @@ def launch(
         kernel[(programs,)](*args, num_warps=warps, **constants)
 
 
+def penalty_numbers(problem: Problem, scale: list[float]) -> dict[str, Any]:
+    """The scales of the strengths l1, group and ridge of a problem, as its kernels take them."""
+    return {
+        "l1_scale": scale[0],
+        "group_scale": scale[1],
+        "ridge_scale": scale[3],
+        "GROUPED": problem.strengths[1] is not None or scale[1] > 0,
+    }
+
+
 def launch_on_groups(
     kernel: Any, problem: Problem, *tensors: Tensor | None, **constants: Any
 ) -> None:

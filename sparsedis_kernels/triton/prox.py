@@ -14,7 +14,12 @@ from sparsedis_kernels.triton.kernels.prox import (
     feature_sums_kernel,
     prox_kernel,
 )
-from sparsedis_kernels.triton.launch import launch, launch_on_features, launch_on_groups
+from sparsedis_kernels.triton.launch import (
+    launch,
+    launch_on_features,
+    launch_on_groups,
+    penalty_numbers,
+)
 from sparsedis_kernels.triton.tile import ITERATES, Problem
 
 FEATURES, CHUNKS = 32, 64  # features of one program that adds chunks, and chunks at a time
@@ -61,9 +66,9 @@ def feature_norms(
         launch(
             feature_sums_kernel, blocks * chunks, tile.warps, v,
             v, metric, l1, group, ridge, size, level if step else None, first, second,
-            T, M, blocks, tasks, *problem.strides, scale[0], scale[1], scale[3],
+            T, M, blocks, tasks, *problem.strides,
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-            GROUPED=group is not None or scale[1] > 0, NONNEG=nonneg,
+            NONNEG=nonneg, **penalty_numbers(problem, scale),
         )  # fmt: skip
         launch(
             feature_step_kernel, -(-M // FEATURES), 4, v,
@@ -75,7 +80,7 @@ def feature_norms(
 
 def _is_uniform(problem: Problem) -> bool:
     """Whether the quadratic is the same in all groups of a feature."""
-    return problem.arrays[1] is None and problem.form(2) in ("number", "scalar", "feature")
+    return problem.arrays[1] is None and problem.is_shared(2)
 
 
 def _prox_into(
@@ -93,15 +98,13 @@ def _prox_into(
     elif tile := problem.tile_of_features(kept=2 if _is_uniform(problem) else ITERATES):
         launch_on_features(
             coupled_prox_kernel, problem, tile, *problem.tensors, level,
-            l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
-            GROUPED=grouped, NONNEG=nonneg, UNIFORM=_is_uniform(problem),
+            NONNEG=nonneg, UNIFORM=_is_uniform(problem), **penalty_numbers(problem, scale),
         )  # fmt: skip
         return
     else:
         theta = feature_norms(v, (l1, group, ridge), level, metric, scale, nonneg)
     launch_on_groups(
         prox_kernel, problem, v, metric, x, l1, group, ridge, theta, level,
-        l1_scale=scale[0], group_scale=scale[1], ridge_scale=scale[3],
         L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-        GROUPED=grouped, NONNEG=nonneg,
+        NONNEG=nonneg, **penalty_numbers(problem, scale),
     )  # fmt: skip

@@ -14,7 +14,12 @@ from sparsedis_kernels.triton.kernels.prox_backward import (
     feature_projections_kernel,
     prox_backward_kernel,
 )
-from sparsedis_kernels.triton.launch import launch, launch_on_features, launch_on_groups
+from sparsedis_kernels.triton.launch import (
+    launch,
+    launch_on_features,
+    launch_on_groups,
+    penalty_numbers,
+)
 from sparsedis_kernels.triton.prox import shared_level
 from sparsedis_kernels.triton.tile import Problem, Tile
 
@@ -33,7 +38,7 @@ def feature_coupling(problem: Problem, level: Tensor, scale: list[float]) -> Cou
 
     Where a feature has one curvature D the second is <Xh, grad> / D, and comes with the first.
     """
-    uniform = problem.arrays[3] is None and problem.form(2) in ("number", "scalar", "feature")
+    uniform = problem.arrays[3] is None and problem.is_shared(2)
     squares, product = _feature_sums(problem, None, None, uniform, scale)
     theta = squares.sqrt()
     kappa = torch.where(theta > 0, level / theta, 0)
@@ -138,12 +143,6 @@ def _differentiate_features(
 
 
 def _constants(problem: Problem, scale: list[float], nonneg: bool) -> dict[str, Any]:
-    l1, group, _ = problem.strengths
+    l1 = problem.strengths[0]
     zeros = "either" if l1 is not None else "held" if scale[0] > 0 else "free"
-    return {
-        "l1_scale": scale[0],
-        "group_scale": scale[1],
-        "ridge_scale": scale[3],
-        "GROUPED": group is not None or scale[1] > 0,
-        "ZEROS": "held" if nonneg else zeros,
-    }
+    return penalty_numbers(problem, scale) | {"ZEROS": "held" if nonneg else zeros}

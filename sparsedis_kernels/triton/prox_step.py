@@ -24,7 +24,7 @@ from sparsedis_kernels.triton.kernels.prox_step import (
     prox_adamw_kernel,
     prox_sgd_kernel,
 )
-from sparsedis_kernels.triton.launch import launch, launch_on_features
+from sparsedis_kernels.triton.launch import launch, launch_on_features, penalty_numbers
 from sparsedis_kernels.triton.prox import prox_, shared_level
 from sparsedis_kernels.triton.tile import ITERATES, Problem
 
@@ -80,14 +80,14 @@ def _coupled_sgd(
     """A step of one weight with the shared level: in one kernel if its tasks fit, else in two."""
     w, grad, buffer = arrays
     problem = Problem.of(w.shape, arrays, _without_shared(levels))
-    uniform = problem.form(2) in ("number", "scalar", "feature")
+    uniform = problem.is_shared(2)
     if w.numel() == 0:
         return
     if tile := problem.tile_of_features(kept=3 if uniform else ITERATES):
         launch_on_features(
             coupled_prox_sgd_kernel, problem, tile,
             *arrays, step, *_without_shared(levels), shared_level(w, levels[2], scale[2]),
-            UNIFORM=uniform, **_scales(problem, scale), **numbers,
+            UNIFORM=uniform, **penalty_numbers(problem, scale), **numbers,
         )  # fmt: skip
         return
     wide = widened(w)
@@ -95,7 +95,7 @@ def _coupled_sgd(
     _launch(prox_sgd_kernel, updates, scale, PROX=False, **numbers)
     if buffer is not None:
         summed = gradients_summed(step, numbers["momentum"], numbers["NESTEROV"])
-        levels, scale = times(levels, scale, summed, wide)
+        levels = times(levels, scale, summed, wide)
     prox_(wide, *levels, None, scale, numbers["NONNEG"])
     narrow((w,), (wide,))
 
@@ -135,7 +135,7 @@ def _coupled_adamw(
         launch_on_features(
             coupled_prox_adamw_kernel, problem, tile,
             *arrays, step, *_without_shared(levels), shared_level(w, levels[2], scale[2]),
-            **_scales(problem, scale), **numbers,
+            **penalty_numbers(problem, scale), **numbers,
         )  # fmt: skip
         return
     wide = widened(w)
@@ -149,15 +149,6 @@ def _coupled_adamw(
 def _without_shared(levels: Levels) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     l1, group, _, ridge = levels
     return l1, group, ridge
-
-
-def _scales(problem: Problem, scale: list[float]) -> dict[str, Any]:
-    return {
-        "l1_scale": scale[0],
-        "group_scale": scale[1],
-        "ridge_scale": scale[3],
-        "GROUPED": problem.strengths[1] is not None or scale[1] > 0,
-    }
 
 
 def _updates(
@@ -181,7 +172,8 @@ def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: A
         problem = table[0].problem
         tile = problem.tile()
         tasks = problem.chunks(tile)[1]
-        programs = [blocks * chunks for blocks, _, chunks in _chunks(table)]
+        cuts = (update.problem.chunks(tile) for update in table)
+        programs = [blocks * chunks for blocks, _, chunks in cuts]
         starts = [0, *accumulate(programs)]
         padded = table + table[-1:] * (_table_size(len(table)) - len(table))
         launch(
@@ -191,7 +183,7 @@ def _launch(kernel: Any, updates: list[Update], scale: list[float], **options: A
             tuple(map(_coded, starts + [NO_PROGRAM] * (len(padded) - len(table)))),
             *problem.tensors[len(problem.arrays) :], problem.T, tasks, *problem.strides,
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-            **_scales(problem, scale), **options,
+            **penalty_numbers(problem, scale), **options,
         )  # fmt: skip
 
 
@@ -207,11 +199,6 @@ def _tables(updates: list[Update]) -> Iterator[list[Update]]:
 
 def _table_size(tensors: int) -> int:
     return next(size for size in TABLE_SIZES if size >= tensors)
-
-
-def _chunks(table: list[Update]) -> Iterator[tuple[int, int, int]]:
-    for update in table:
-        yield update.problem.chunks(update.problem.tile())
 
 
 def _pointers(table: list[Update]) -> Iterator[tuple[Tensor, ...] | None]:

@@ -161,6 +161,10 @@ class Problem:
             return "task"
         return "feature" if self.T == 1 or view.strides[0] == 0 else "both"
 
+    def is_shared(self, k: int) -> bool:
+        """Whether strength k is the same for all tasks."""
+        return self.form(k) in ("number", "scalar", "feature")
+
     def tile(self) -> Tile:
         """The tile of this problem."""
         size = max(a.data.element_size() for a in self.arrays if a is not None)

@@ -201,7 +201,7 @@ def coupled_prox_sgd_kernel(
     lane = tl.arange(0, TILE.lanes)
     w = load_features(weight, m0, T, M, w_t, w_m, w_c, 0.0, TILE)
     g = load_features(grad, m0, T, M, g_t, g_m, g_c, 0.0, TILE)
-    b, summed = g, lr * 0.0 + 1.0
+    b, summed = g, tl.full((), 1.0, tl.float64)
     if MOMENTUM:
         b = load_features(buffer, m0, T, M, b_t, b_m, b_c, 0.0, TILE)
         summed = gradients_summed(step, momentum, NESTEROV)
