@@ -9,6 +9,9 @@ from torch import Tensor
 
 from sparsedis_kernels.triton.tile import Problem, Tile
 
+REGISTERS = 1 << 16  # of a multiprocessor, 32 bits each
+MOST_REGISTERS = 255  # of a thread
+
 
 def launch(
     kernel: Any, programs: int, warps: int, like: Tensor, *args: Any, **constants: Any
@@ -25,6 +28,17 @@ def launch(
     """
     with torch.cuda.device_of(like):
         kernel[(programs,)](*args, num_warps=warps, **constants)
+
+
+def unspilt(warps: int) -> dict[str, int]:
+    """A launch option for kernels that keep many values: as many registers as a thread can have.
+
+    Of its own accord the assembler puts single values on the stack where that makes room for one
+    more program on a multiprocessor.
+    """
+    if torch.version.hip:
+        return {}
+    return {"maxnreg": min(REGISTERS // (32 * warps), MOST_REGISTERS)}
 
 
 def penalty_numbers(problem: Problem, scale: list[float]) -> dict[str, Any]:
@@ -75,5 +89,5 @@ def launch_on_features(
     launch(
         kernel, -(-problem.M * tile.tasks // tile.filled), tile.warps, problem.like,
         *tensors, problem.T, problem.M, *problem.strides,
-        TILE=tile, L1=l1, GROUP=group, RIDGE=ridge, **constants,
+        TILE=tile, L1=l1, GROUP=group, RIDGE=ridge, **constants, **unspilt(tile.warps),
     )  # fmt: skip

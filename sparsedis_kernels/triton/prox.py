@@ -19,6 +19,7 @@ from sparsedis_kernels.triton.launch import (
     launch_on_features,
     launch_on_groups,
     penalty_numbers,
+    unspilt,
 )
 from sparsedis_kernels.triton.tile import ITERATES, Problem
 
@@ -68,7 +69,7 @@ def feature_norms(
             v, metric, l1, group, ridge, size, level if step else None, first, second,
             T, M, blocks, tasks, *problem.strides,
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
-            NONNEG=nonneg, **penalty_numbers(problem, scale),
+            NONNEG=nonneg, **penalty_numbers(problem, scale), **unspilt(tile.warps),
         )  # fmt: skip
         launch(
             feature_step_kernel, -(-M // FEATURES), 4, v,

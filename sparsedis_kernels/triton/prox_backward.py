@@ -19,6 +19,7 @@ from sparsedis_kernels.triton.launch import (
     launch_on_features,
     launch_on_groups,
     penalty_numbers,
+    unspilt,
 )
 from sparsedis_kernels.triton.prox import shared_level
 from sparsedis_kernels.triton.tile import Problem, Tile
@@ -70,7 +71,7 @@ def _feature_sums(
         *problem.tensors, theta, kappa, sums[0], sums[1],
         problem.T, problem.M, blocks, tasks, *problem.strides, scale[1], scale[3],
         TILE=tile, GROUP=problem.form(0), RIDGE=problem.form(1),
-        GROUPED=group is not None or scale[1] > 0, UNIFORM=uniform,
+        GROUPED=group is not None or scale[1] > 0, UNIFORM=uniform, **unspilt(tile.warps),
     )  # fmt: skip
     first, second = sums.sum(1)
     return first, second

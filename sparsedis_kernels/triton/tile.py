@@ -63,8 +63,8 @@ class Tile:
 
     @property
     def warps(self) -> int:
-        """Warps of a program: 32 bytes of an array for each thread."""
-        return min(max(self.lanes * (8 if self.double else 4) // 1024, 1), MAX_WARPS)
+        """Warps of a program: eight lanes for each thread."""
+        return min(max(self.lanes // 256, 1), MAX_WARPS)
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Problem:
         A program walks through the tasks of a chunk and keeps what they share.
         """
         blocks = -(-self.M // tile.filled)
-        tasks = min(max(1, -(-self.T * blocks // PROGRAMS)), TASKS)
+        tasks = min(-(-self.T * blocks // PROGRAMS), TASKS, self.T)
         return blocks, tasks, -(-self.T // tasks)
 
     def chunks_of_sums(self, tile: Tile) -> tuple[int, int, int]:

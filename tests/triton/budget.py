@@ -138,9 +138,11 @@ def specialisations(launches: Iterable[driver.Launch]) -> dict[str, CompiledKern
 
 def resources(compiled: CompiledKernel, target: GPUTarget) -> Row:
     """Registers, stack, shared memory and access widths when compiled for another target."""
-    wanted = {"num_warps": compiled.metadata.num_warps, "num_stages": compiled.metadata.num_stages}
+    hip = target.backend == "hip"
+    names = ("num_warps", "num_stages") if hip else ("num_warps", "num_stages", "maxnreg")
+    wanted = {name: getattr(compiled.metadata, name) for name in names}
     kernel = triton.compile(compiled.src, target=target, options=wanted)
-    measured = _of_amdgcn(kernel.asm["amdgcn"]) if target.backend == "hip" else _of_cubin(kernel)
+    measured = _of_amdgcn(kernel.asm["amdgcn"]) if hip else _of_cubin(kernel)
     return measured | {"shared": kernel.metadata.shared}
 
 

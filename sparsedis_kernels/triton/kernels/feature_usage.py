@@ -42,7 +42,8 @@ def feature_usage_backward_kernel(
     """sign(w) grad_m; selected, not multiplied, since grad_m may be infinite where w is 0."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    grad = strength(grad_magnitude, tl.full((), 1.0, ACC), t0, m, held, grad_t, grad_m, ACC, GRAD)
+    grad_of = (grad_magnitude, tl.full((), 1.0, ACC), grad_t, grad_m)
+    grad = strength(grad_of, t0, m, held, ACC, GRAD)
     grad = on_lanes(grad, lane, GRAD, TILE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         u = load_tile(w, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)

@@ -10,6 +10,8 @@ import triton.language as tl
 from sparsedis_kernels.triton.kernels.groups import (
     blocked,
     divide,
+    levels_of_all,
+    levels_of_task,
     load_tile,
     on_lanes,
     place,
@@ -79,13 +81,15 @@ def radial_prox_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    lam_tm = strength_of_all(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = strength_of_all(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = strength_of_all(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    sources = (
+        (lam, one, lam_t, lam_m),
+        (eta, one, eta_t, eta_m),
+        (shape, one, shape_t, shape_m),
+    )
+    levels = levels_of_all(sources, t0, m, held, ACC, LAM, ETA, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
-        eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
-        shape_tm = strength_of_task(shape_tm, shape, one, t, m, held, shape_t, shape_m, ACC, SHAPE)
+        levels = levels_of_task(levels, sources, t, m, held, ACC, LAM, ETA, SHAPE)
+        lam_tm, eta_tm, shape_tm = levels
         u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         size, scale, _ = scaled_norm(blocked(u, TILE), TILE.axis)
         r = size * scale
@@ -106,13 +110,15 @@ def radial_prox_backward_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    lam_tm = strength_of_all(lam, one, t0, m, held, lam_t, lam_m, ACC, LAM)
-    eta_tm = strength_of_all(eta, one, t0, m, held, eta_t, eta_m, ACC, ETA)
-    shape_tm = strength_of_all(shape, one, t0, m, held, shape_t, shape_m, ACC, SHAPE)
+    sources = (
+        (lam, one, lam_t, lam_m),
+        (eta, one, eta_t, eta_m),
+        (shape, one, shape_t, shape_m),
+    )
+    levels = levels_of_all(sources, t0, m, held, ACC, LAM, ETA, SHAPE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        lam_tm = strength_of_task(lam_tm, lam, one, t, m, held, lam_t, lam_m, ACC, LAM)
-        eta_tm = strength_of_task(eta_tm, eta, one, t, m, held, eta_t, eta_m, ACC, ETA)
-        shape_tm = strength_of_task(shape_tm, shape, one, t, m, held, shape_t, shape_m, ACC, SHAPE)
+        levels = levels_of_task(levels, sources, t, m, held, ACC, LAM, ETA, SHAPE)
+        lam_tm, eta_tm, shape_tm = levels
         g = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
         u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         block = blocked(u, TILE)
@@ -179,9 +185,10 @@ def linf_prox_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    level = strength_of_all(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level_of = (strength_of, one, level_t, level_m)
+    level = strength_of_all(level_of, t0, m, held, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
+        level = strength_of_task(level, level_of, t, m, held, ACC, LEVEL)
         u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         if metric is not None:
             d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 0.0, TILE)
@@ -204,9 +211,10 @@ def linf_prox_backward_kernel(
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     one = tl.full((), 1.0, ACC)
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    level = strength_of_all(strength_of, one, t0, m, held, level_t, level_m, ACC, LEVEL)
+    level_of = (strength_of, one, level_t, level_m)
+    level = strength_of_all(level_of, t0, m, held, ACC, LEVEL)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        level = strength_of_task(level, strength_of, one, t, m, held, level_t, level_m, ACC, LEVEL)
+        level = strength_of_task(level, level_of, t, m, held, ACC, LEVEL)
         g = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
         u = load_tile(v, t, m0, lane, limit, v_t, v_m, v_c, 0.0, TILE)
         y = load_tile(x, t, m0, lane, limit, x_t, x_m, x_c, 0.0, TILE)

@@ -35,7 +35,10 @@ def place(program, M, blocks, tasks, TILE: tl.constexpr):
     """(first task, first feature, lanes with an entry, lane, feature, whether it exists)."""
     m0 = (program % blocks).to(tl.int64) * TILE.filled
     t0 = (program // blocks).to(tl.int64) * tasks
-    limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
+    if TILE.filled == 1:
+        limit = TILE.C  # a constant
+    else:
+        limit = tl.minimum(M - m0, TILE.filled).to(tl.int32) * TILE.C
     m = m0 + tl.arange(0, TILE.groups)
     return t0, m0, limit, tl.arange(0, TILE.lanes), m, m < tl.minimum(M, m0 + TILE.filled)
 
@@ -202,12 +205,19 @@ def spread(value, lane, TILE: tl.constexpr):
         return tl.gather(value, tl.minimum(group_of(lane, TILE), TILE.groups - 1), 0)
 
 
-# ---- strengths
+@triton.jit
+def only(value):
+    """The value of a tile's only group, a scalar already or (1,)."""
+    return tl.sum(tl.full((1,), 0, value.dtype) + value, 0)
+
+
+# ---- strengths: each has a source, the tuple (data, scale, stride over T, stride over M)
 
 
 @triton.jit
-def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr):
+def strength(source, t, m, held, ACC: tl.constexpr, FORM: tl.constexpr):
     """scale * data[t, m], or `scale` itself: one number, or one per group of the tile."""
+    data, scale, stride_t, stride_m = source
     if FORM == "number":
         return scale.to(ACC)
     elif FORM == "scalar":
@@ -220,27 +230,45 @@ def strength(data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FOR
 
 
 @triton.jit
-def strength_of_all(
-    data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
-):  # fmt: skip
+def strength_of_all(source, t, m, held, ACC: tl.constexpr, FORM: tl.constexpr):
     """The strength that tasks share; where they do not, something of the same shape."""
     if FORM == "task":
-        return scale.to(ACC)
+        return source[1].to(ACC)
     elif FORM == "both":
         return tl.full(m.shape, 0.0, ACC)
     else:
-        return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
+        return strength(source, t, m, held, ACC, FORM)
 
 
 @triton.jit
-def strength_of_task(
-    level, data, scale, t, m, held, stride_t, stride_m, ACC: tl.constexpr, FORM: tl.constexpr
-):  # fmt: skip
+def strength_of_task(level, source, t, m, held, ACC: tl.constexpr, FORM: tl.constexpr):
     """The strength at task t, which is `level` already where tasks share it."""
     if FORM == "number" or FORM == "scalar" or FORM == "feature":
         return level
     else:
-        return strength(data, scale, t, m, held, stride_t, stride_m, ACC, FORM)
+        return strength(source, t, m, held, ACC, FORM)
+
+
+@triton.jit
+def levels_of_all(sources, t, m, held, ACC: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+                  C: tl.constexpr):  # fmt: skip
+    """`strength_of_all` of three strengths, in the forms A, B and C."""
+    return (
+        strength_of_all(sources[0], t, m, held, ACC, A),
+        strength_of_all(sources[1], t, m, held, ACC, B),
+        strength_of_all(sources[2], t, m, held, ACC, C),
+    )
+
+
+@triton.jit
+def levels_of_task(levels, sources, t, m, held, ACC: tl.constexpr, A: tl.constexpr,
+                   B: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    """`strength_of_task` of three strengths, from their `levels_of_all`."""
+    return (
+        strength_of_task(levels[0], sources[0], t, m, held, ACC, A),
+        strength_of_task(levels[1], sources[1], t, m, held, ACC, B),
+        strength_of_task(levels[2], sources[2], t, m, held, ACC, C),
+    )
 
 
 @triton.jit
@@ -400,7 +428,7 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATUR
         curvature = tl.where(curvature > 0.0, curvature, 1.0)
         scale, inverse = binary_scale(tl.max(tl.abs(u), 0))
         u *= inverse
-        level = tl.full((1,), 0.0, u.dtype) + group_level * inverse
+        level = tl.full((1,), 0.0, u.dtype) + only(group_level) * inverse
         radius = secular_radius(blocked(u, TILE), blocked(curvature, TILE), level, TILE)
         k = tl.where(level == 0.0, radius * 0.0, level / radius)
         x = u / (curvature + spread(k, lane, TILE)) * scale

@@ -11,6 +11,8 @@ import triton.language as tl
 
 from sparsedis_kernels.triton.kernels.groups import (
     blocked,
+    levels_of_all,
+    levels_of_task,
     load_features,
     load_tile,
     on_lanes,
@@ -25,8 +27,6 @@ from sparsedis_kernels.triton.kernels.groups import (
     store_features,
     store_tile,
     strength,
-    strength_of_all,
-    strength_of_task,
     threshold_entries,
     thresholded_norm,
 )
@@ -79,8 +79,9 @@ def group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC: t
             a = e + tl.expand_dims(k, AXIS)
         else:
             a = e
-        y = block / a
-        q = y * y / a
+        inverse = 1.0 / a
+        y = block * inverse
+        q = y * y * inverse
         s2 = tl.sum(q * D, AXIS)
         slope = s2
         if PULLED:
@@ -139,20 +140,18 @@ def prox_kernel(
     """x = argmin 1/2 x'Dx + group ||x|| (+ shared ||x_m||_F) - u'x, given theta = ||x_m||_F."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    penalty = (
+        (l1, l1_scale, l1_t, l1_m),
+        (group, group_scale, group_t, group_m),
+        (ridge, ridge_scale, ridge_t, ridge_m),
+    )
+    levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        group_level = strength_of_task(
-            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-        )
-        ridge_level = strength_of_task(
-            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-        )
+        levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
+        l1_level, group_level, ridge_level = levels
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, group_level, L1, GROUP, GROUPED, NONNEG,
                            TILE)  # fmt: skip
@@ -181,9 +180,12 @@ def feature_sums_kernel(
     """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M)."""
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    penalty = (
+        (l1, l1_scale, l1_t, l1_m),
+        (group, group_scale, group_t, group_m),
+        (ridge, ridge_scale, ridge_t, ridge_m),
+    )
+    levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     first = tl.full((TILE.groups,), 0.0, tl.float64)
     second = tl.full((TILE.groups,), 0.0, tl.float64)
     size_m, shared_m = 1.0, 0.0
@@ -191,13 +193,8 @@ def feature_sums_kernel(
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        group_level = strength_of_task(
-            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-        )
-        ridge_level = strength_of_task(
-            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-        )
+        levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
+        l1_level, group_level, ridge_level = levels
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
                            metric_c, l1_level, group_level, L1, GROUP, GROUPED, NONNEG,
                            TILE)  # fmt: skip
@@ -294,9 +291,9 @@ def coupled_prox_kernel(
     if METRIC:
         d = load_features(metric, m0, T, M, metric_t, metric_m, metric_c, 1.0, TILE)
         u = u * d
-    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength((l1, l1_scale, l1_t, l1_m), t, m, held, ACC, L1)
+    group_level = strength((group, group_scale, group_t, group_m), t, m, held, ACC, GROUP)
+    ridge_level = strength((ridge, ridge_scale, ridge_t, ridge_m), t, m, held, ACC, RIDGE)
     u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
     y = solve_features(u, d, ridge_level, group_level, shared, 1.0, m0, M, held, METRIC, RIDGE,
                        GROUPED, UNIFORM, TILE)  # fmt: skip

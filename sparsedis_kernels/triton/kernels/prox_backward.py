@@ -10,15 +10,20 @@ import triton.language as tl
 
 from sparsedis_kernels.triton.kernels.groups import (
     blocked,
+    levels_of_all,
+    levels_of_task,
     load_features,
     load_tile,
     on_lanes,
     on_tasks,
+    only,
     over_tasks,
     padded,
     place,
     place_of_features,
+    root,
     scaled_norm,
+    scaled_square,
     spread,
     store_features,
     store_tile,
@@ -70,25 +75,43 @@ def projections(unit, over, some, k, rhs, D, theta_m, kappa_m, METRIC: tl.conste
 
 
 @triton.jit
-def adjoint(b, w, point, d, ridge_level, l1_level, group_level, kappa_m, lift_m, open_group, lane,
-            METRIC: tl.constexpr, COUPLED: tl.constexpr, RIDGE: tl.constexpr,
-            GROUPED: tl.constexpr, ZEROS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """y = A^-1 b on the support of the groups w, which are `point` in blocked form: (lanes,).
+def add_pairs(a, b, c, d):
+    """Sums of two values at a time."""
+    return a + c, b + d
 
-    ZEROS says whether an entry that is 0 in an open group may move: "held" if l1 or the bound holds
-    every one, "free" if nothing does, "either" if l1 differs between groups.
+
+@triton.jit
+def adjoint_of_one(b, w, d, shift, l1_level, group_level, open_group, ZEROS: tl.constexpr):
+    """`adjoint` of a tile's only group, with a metric: (lanes,).
+
+    Of arrays that fill the registers none but b, w and d is kept. So the sums, of q = xh / (a s)
+    for a norm s, have no part that the compiler could keep for y, which follows them.
     """
-    AXIS: tl.constexpr = TILE.axis
-    if METRIC:
-        e = d + on_lanes(ridge_level, lane, RIDGE, TILE)
-        if COUPLED:
-            e += spread(kappa_m, lane, TILE)
+    square, _, inverse = scaled_square(w, 0)
+    size = root(square)
+    some = size != 0.0
+    over = inverse / tl.where(some, size, 1.0)
+    k = tl.where(some, group_level * over, 0.0)
+    if ZEROS == "held":
+        live = w != 0.0
+    elif ZEROS == "free":
+        live = (w != 0.0) | some | ((group_level == 0.0) & open_group)
     else:
-        e = tl.full((TILE.groups,), 0.0, b.dtype) + (1.0 + ridge_level)
-        if COUPLED:
-            e += kappa_m
-    if COUPLED:
-        b += w * spread(lift_m, lane, TILE)
+        live = (w != 0.0) | ((some | ((group_level == 0.0) & open_group)) & (l1_level == 0.0))
+    b = tl.where(live, b, 0.0)
+    e = d * size + shift * size
+    q = 1.0 / (e + k * size) * w
+    projection, denominator = tl.reduce((q * b, q * inverse * w * e), 0, add_pairs)
+    along = tl.where(some & (k > 0.0), k * (projection / denominator) * size * size, k)
+    return 1.0 / (d + (shift + k)) * (b + w * (along * over))
+
+
+@triton.jit
+def adjoint_of_groups(b, w, point, e, l1_level, group_level, open_group, lane,
+                      METRIC: tl.constexpr, GROUPED: tl.constexpr, ZEROS: tl.constexpr,
+                      TILE: tl.constexpr):  # fmt: skip
+    """`adjoint`, given its curvature e: (lanes,) if METRIC, else (groups,)."""
+    AXIS: tl.constexpr = TILE.axis
     if GROUPED:
         unit, k, over, some = solved_groups(point, group_level, AXIS)
         open_group = some | ((group_level == 0.0) & open_group)
@@ -114,6 +137,36 @@ def adjoint(b, w, point, d, ridge_level, l1_level, group_level, kappa_m, lift_m,
         y = b / e
     else:
         y = b / spread(e, lane, TILE)
+    return y
+
+
+@triton.jit
+def adjoint(b, w, point, d, ridge_level, l1_level, group_level, kappa_m, lift_m, open_group, lane,
+            METRIC: tl.constexpr, COUPLED: tl.constexpr, RIDGE: tl.constexpr,
+            GROUPED: tl.constexpr, ZEROS: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    """y = A^-1 b on the support of the groups w, which are `point` in blocked form: (lanes,).
+
+    ZEROS says whether an entry that is 0 in an open group may move: "held" if l1 or the bound holds
+    every one, "free" if nothing does, "either" if l1 differs between groups.
+    """
+    if METRIC:
+        shift = on_lanes(ridge_level, lane, RIDGE, TILE)
+        if COUPLED:
+            shift += spread(kappa_m, lane, TILE)
+    else:
+        e = tl.full((TILE.groups,), 0.0, b.dtype) + (1.0 + ridge_level)
+        if COUPLED:
+            e += kappa_m
+    if COUPLED:
+        b += w * spread(lift_m, lane, TILE)
+    if METRIC and GROUPED and TILE.groups == 1:
+        y = adjoint_of_one(b, w, d, shift, only(l1_level), only(group_level),
+                           only(open_group.to(tl.int32)) > 0, ZEROS)  # fmt: skip
+    else:
+        if METRIC:
+            e = d + shift
+        y = adjoint_of_groups(b, w, point, e, l1_level, group_level, open_group, lane, METRIC,
+                              GROUPED, ZEROS, TILE)  # fmt: skip
     return y
 
 
@@ -152,22 +205,20 @@ def prox_backward_kernel(
     COUPLED: tl.constexpr = kappa is not None
     SUMMED: tl.constexpr = grad_l1 is not None or grad_group is not None or grad_ridge is not None
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
-    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    penalty = (
+        (l1, l1_scale, l1_t, l1_m),
+        (group, group_scale, group_t, group_m),
+        (ridge, ridge_scale, ridge_t, ridge_m),
+    )
+    levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     kappa_m, lift_m, alive_m = 0.0, 0.0, held
     if COUPLED:
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)
         lift_m = tl.load(lift + m, mask=held, other=0.0)
         alive_m = held & tl.load(alive + m, mask=held, other=0).to(tl.int1)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
-        l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-        group_level = strength_of_task(
-            group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-        )
-        ridge_level = strength_of_task(
-            ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-        )
+        levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
+        l1_level, group_level, ridge_level = levels
         b = load_tile(grad, t, m0, lane, limit, grad_t, grad_m, grad_c, 0.0, TILE)
         w = load_tile(x, t, m0, lane, limit, x_t, x_m, x_c, 0.0, TILE)
         d, point = 1.0, w
@@ -209,8 +260,10 @@ def feature_projections_kernel(
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     first = tl.full((TILE.groups,), 0.0, tl.float64)
     second = tl.full((TILE.groups,), 0.0, tl.float64)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    group_of = (group, group_scale, group_t, group_m)
+    ridge_of = (ridge, ridge_scale, ridge_t, ridge_m)
+    group_level = strength_of_all(group_of, t0, m, held, ACC, GROUP)
+    ridge_level = strength_of_all(ridge_of, t0, m, held, ACC, RIDGE)
     if theta is not None:
         theta_m = tl.load(theta + m, mask=held, other=1.0)
         kappa_m = tl.load(kappa + m, mask=held, other=0.0)
@@ -226,12 +279,8 @@ def feature_projections_kernel(
                 unit, _, _, _ = solved_groups(block, group_level, TILE.axis)
                 second += norm * tl.sum(unit * rhs, TILE.axis).to(tl.float64)
         else:
-            group_level = strength_of_task(
-                group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-            )
-            ridge_level = strength_of_task(
-                ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-            )
+            group_level = strength_of_task(group_level, group_of, t, m, held, ACC, GROUP)
+            ridge_level = strength_of_task(ridge_level, ridge_of, t, m, held, ACC, RIDGE)
             D = 1.0 + ridge_level
             if METRIC:
                 d = load_tile(metric, t, m0, lane, limit, metric_t, metric_m, metric_c, 1.0, TILE)
@@ -267,9 +316,9 @@ def coupled_prox_backward_kernel(
     lane = tl.arange(0, TILE.lanes)
     b = load_features(grad, m0, T, M, grad_t, grad_m, grad_c, 0.0, TILE)
     w = load_features(x, m0, T, M, x_t, x_m, x_c, 0.0, TILE)
-    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength((l1, l1_scale, l1_t, l1_m), t, m, held, ACC, L1)
+    group_level = strength((group, group_scale, group_t, group_m), t, m, held, ACC, GROUP)
+    ridge_level = strength((ridge, ridge_scale, ridge_t, ridge_m), t, m, held, ACC, RIDGE)
     feature = m0 + tl.arange(0, TILE.filled // TILE.tasks)
     level = tl.load(shared + feature, mask=feature < M, other=0.0).to(tl.float64)
     d, D = 1.0, 1.0 + ridge_level

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 
 from sparsedis_kernels.triton.kernels.groups import (
+    levels_of_all,
+    levels_of_task,
     load_features,
     load_tile,
     on_lanes,
@@ -18,8 +20,6 @@ from sparsedis_kernels.triton.kernels.groups import (
     store_features,
     store_tile,
     strength,
-    strength_of_all,
-    strength_of_task,
     threshold_entries,
 )
 from sparsedis_kernels.triton.kernels.prox import solve_features
@@ -103,9 +103,12 @@ def prox_sgd_kernel(
     M = number(M)
     program = tl.program_id(0) - number(chosen(starts, starts))
     t0, m0, limit, lane, m, held = place(program, M, tl.cdiv(M, TILE.filled), tasks, TILE)
-    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    penalty = (
+        (l1, l1_scale, l1_t, l1_m),
+        (group, group_scale, group_t, group_m),
+        (ridge, ridge_scale, ridge_t, ridge_m),
+    )
+    levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         w = load_tile(w_data, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)
         g = load_tile(g_data, t, m0, lane, limit, g_t, g_m, g_c, 0.0, TILE)
@@ -117,13 +120,8 @@ def prox_sgd_kernel(
             store_tile(b_data, b, t, m0, lane, limit, b_t, b_m, b_c, TILE)
         w -= lr.to(ACC) * direction
         if PROX:
-            l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-            group_level = strength_of_task(
-                group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-            )
-            ridge_level = strength_of_task(
-                ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-            )
+            levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
+            l1_level, group_level, ridge_level = levels
             u = threshold_entries(w, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
             w = solve_groups(u, 1.0 + ridge_level, group_level, lane, False, RIDGE, GROUPED, TILE)
         store_tile(w_data, w, t, m0, lane, limit, w_t, w_m, w_c, TILE)
@@ -154,9 +152,12 @@ def prox_adamw_kernel(
     M = number(M)
     program = tl.program_id(0) - number(chosen(starts, starts))
     t0, m0, limit, lane, m, held = place(program, M, tl.cdiv(M, TILE.filled), tasks, TILE)
-    l1_level = strength_of_all(l1, l1_scale, t0, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength_of_all(group, group_scale, t0, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength_of_all(ridge, ridge_scale, t0, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    penalty = (
+        (l1, l1_scale, l1_t, l1_m),
+        (group, group_scale, group_t, group_m),
+        (ridge, ridge_scale, ridge_t, ridge_m),
+    )
+    levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     for t in range(t0, tl.minimum(t0 + tasks, T)):
         w = load_tile(w_data, t, m0, lane, limit, w_t, w_m, w_c, 0.0, TILE)
         g = load_tile(g_data, t, m0, lane, limit, g_t, g_m, g_c, 0.0, TILE)
@@ -170,13 +171,8 @@ def prox_adamw_kernel(
             w -= rate * first / d
             store_tile(metric_data, d, t, m0, lane, limit, metric_t, metric_m, metric_c, TILE)
         else:
-            l1_level = strength_of_task(l1_level, l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-            group_level = strength_of_task(
-                group_level, group, group_scale, t, m, held, group_t, group_m, ACC, GROUP
-            )
-            ridge_level = strength_of_task(
-                ridge_level, ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE
-            )
+            levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
+            l1_level, group_level, ridge_level = levels
             u = d * w - rate * first
             u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
             w = solve_groups(u, d + on_lanes(ridge_level, lane, RIDGE, TILE), group_level, lane,
@@ -208,9 +204,9 @@ def coupled_prox_sgd_kernel(
     direction, b = sgd_direction(w, g, b, momentum.to(ACC), decay.to(ACC), MOMENTUM, NESTEROV)
     if MOMENTUM:
         store_features(buffer, b, m0, T, M, b_t, b_m, b_c, TILE)
-    l1_level = strength(l1, l1_scale * summed, t, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale * summed, t, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale * summed, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength((l1, l1_scale * summed, l1_t, l1_m), t, m, held, ACC, L1)
+    group_level = strength((group, group_scale * summed, group_t, group_m), t, m, held, ACC, GROUP)
+    ridge_level = strength((ridge, ridge_scale * summed, ridge_t, ridge_m), t, m, held, ACC, RIDGE)
     u = threshold_entries(
         w - lr.to(ACC) * direction, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE
     )
@@ -242,9 +238,9 @@ def coupled_prox_adamw_kernel(
     first, second, d = adamw_moments(g, first, second, beta1, beta2, correction, eps, ACC)
     store_features(exp_avg, first, m0, T, M, first_t, first_m, first_c, TILE)
     store_features(exp_avg_sq, second, m0, T, M, second_t, second_m, second_c, TILE)
-    l1_level = strength(l1, l1_scale, t, m, held, l1_t, l1_m, ACC, L1)
-    group_level = strength(group, group_scale, t, m, held, group_t, group_m, ACC, GROUP)
-    ridge_level = strength(ridge, ridge_scale, t, m, held, ridge_t, ridge_m, ACC, RIDGE)
+    l1_level = strength((l1, l1_scale, l1_t, l1_m), t, m, held, ACC, L1)
+    group_level = strength((group, group_scale, group_t, group_m), t, m, held, ACC, GROUP)
+    ridge_level = strength((ridge, ridge_scale, ridge_t, ridge_m), t, m, held, ACC, RIDGE)
     u = d * ((1.0 - lr * decay).to(ACC) * w) - rate * first
     u = threshold_entries(u, l1_level, group_level, lane, L1, GROUP, GROUPED, NONNEG, TILE)
     x = solve_features(u, d, ridge_level, group_level, shared, 1.0, m0, M, held, True, RIDGE,
