@@ -23,7 +23,8 @@ from sparsedis_kernels.triton.launch import (
 )
 from sparsedis_kernels.triton.tile import ITERATES, Problem
 
-FEATURES, CHUNKS = 32, 64  # features of one program that adds chunks, and chunks at a time
+# Of a program that adds chunks: its features, chunks at a time, and warps.
+FEATURES, CHUNKS, WARPS = 32, 64, 4
 
 
 def prox(
@@ -60,21 +61,21 @@ def feature_norms(
     tile = problem.tile()
     blocks, tasks, chunks = problem.chunks_of_sums(tile)
     first, second = torch.empty(2, chunks, M, dtype=torch.float64, device=v.device)
-    theta = torch.empty_like(level)
+    theta, moving = torch.empty_like(level), torch.empty_like(level, dtype=torch.int8)
     uniform = _is_uniform(problem)
     for step in range(1 if uniform else tile.newton_steps + 1):
         size = theta if step else None
         launch(
             feature_sums_kernel, blocks * chunks, tile.warps, v,
-            v, metric, l1, group, ridge, size, level if step else None, first, second,
+            v, metric, l1, group, ridge, size, level if step else None, moving, first, second,
             T, M, blocks, tasks, *problem.strides,
             TILE=tile, L1=problem.form(0), GROUP=problem.form(1), RIDGE=problem.form(2),
             NONNEG=nonneg, **penalty_numbers(problem, scale), **unspilt(tile.warps),
         )  # fmt: skip
         launch(
-            feature_step_kernel, -(-M // FEATURES), 4, v,
-            first, second, theta, level, chunks, M,
-            FIRST=step == 0, FEATURES=FEATURES, CHUNKS=CHUNKS,
+            feature_step_kernel, -(-M // FEATURES), WARPS, v,
+            first, second, theta, level, moving, chunks, M,
+            FIRST=step == 0, FEATURES=FEATURES, CHUNKS=CHUNKS, **unspilt(WARPS),
         )  # fmt: skip
     return theta
 

@@ -45,6 +45,7 @@ class Tile:
     dense: bool  # groups and their entries lie one after another in memory
     double: bool  # computes in float64, else in float32
     tasks: int = 1  # a power of two; with more than one the groups go task after task
+    single: bool = False  # the problem has one task
 
     @property
     def axis(self) -> int:
@@ -63,8 +64,12 @@ class Tile:
 
     @property
     def warps(self) -> int:
-        """Warps of a program: eight lanes for each thread."""
-        return min(max(self.lanes // 256, 1), MAX_WARPS)
+        """Warps of a program: 32 bytes of an array for each thread.
+
+        In float64 eight at most: more would leave a thread too few registers for its arithmetic.
+        """
+        size, most = (8, MAX_WARPS // 2) if self.double else (4, MAX_WARPS)
+        return min(max(self.lanes * size // 1024, 1), most)
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,10 @@ class Problem:
         if filled == 0:
             filled, vector = 1, 1
         groups = power_of_two(filled)
-        return Tile(self.C, filled, groups, entries, lanes, vector, self.dense, size == 8)
+        return Tile(
+            self.C, filled, groups, entries, lanes, vector, self.dense, size == 8,
+            single=self.T == 1,
+        )  # fmt: skip
 
     def tile_of_features(self, kept: int) -> Tile | None:
         """The tile of a few features with all their tasks, if it fits in the registers.

@@ -187,6 +187,28 @@ def test_any_number_of_outputs_agrees_with_the_reference(native, C, levels):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("nonneg", [False, True])
+@pytest.mark.parametrize("levels", [("group",), ("l1", "group", "ridge"), LEVELS], ids="+".join)
+def test_a_group_that_fills_a_program_agrees_with_the_reference(native, levels, nonneg):
+    """With a metric; some entries and groups are zero, and so are some levels."""
+    v, seed = torch.randn(2, 3, 2, 2100, dtype=F64)
+    v[:, :, 7], v[1, 1] = 0, 0
+    metric = torch.rand_like(v) + 0.1
+    penalty = random_penalty(levels, 3, 2, nonneg=nonneg)
+    strengths = [getattr(penalty, level) for level in levels]
+    for value in strengths:
+        value[0] = 0
+        value *= 20 if value is penalty.group else 1
+        value.requires_grad_()
+
+    def differentiated(backend):
+        leaves = [a.detach().requires_grad_() for a in (v, metric)] + strengths
+        x = sk.prox(leaves[0], penalty, metric=leaves[1], backend=backend)
+        return x, *torch.autograd.grad(x, leaves, seed)
+
+    torch.testing.assert_close(differentiated(native), differentiated("reference"))
+
+
 LAYOUTS = {
     "features_first": lambda v: v.transpose(0, 1).contiguous().transpose(0, 1),
     "outputs_first": lambda v: v.permute(2, 0, 1).contiguous().permute(1, 2, 0),

@@ -2,7 +2,7 @@
 
 python -m tests.triton.budget            measure all cases, write the tables, list shortcomings
 python -m tests.triton.budget --check    measure all cases and list what differs from the tables
-python -m tests.triton.budget prox usage    print the rows of some ops
+python -m tests.triton.budget prox usage    the same for some ops (with or without --check)
 
 static_budget.csv has a row for each kernel of a case and each target it is compiled for: registers,
 bytes of stack and of shared memory, and the widest load and store of global memory. A kernel that
@@ -49,32 +49,6 @@ PROGRAMS = 8
 PROCESSES = 2
 
 Row = dict[str, Any]
-# Rows of static_budget.csv that use the stack, with its bytes; every other row must not. The large
-# ones are spilt registers: the longest groups with a metric have up to five arrays of 64 KiB.
-STACK = {
-    ("prox_backward_kernel", "prox backward C=16000", "float32", "sm_90"): 24,
-    ("prox_kernel", "prox metric C=16000", "float32", "sm_90"): 8,
-    ("prox_kernel", "prox metric C=16000", "float32", "sm_100"): 8,
-    ("prox_backward_kernel", "prox metric backward C=16000", "float32", "sm_80"): 240,
-    ("prox_backward_kernel", "prox metric backward C=16000", "float32", "sm_90"): 296,
-    ("prox_backward_kernel", "prox metric backward C=16000", "float32", "sm_100"): 352,
-    ("prox_backward_kernel", "prox metric backward C=16000", "float32", "sm_120"): 304,
-    ("coupled_prox_backward_kernel", "shared backward C=8", "bfloat16", "sm_90"): 8,
-    ("coupled_prox_kernel", "shared metric C=5", "float64", "sm_90"): 24,
-    ("coupled_prox_kernel", "shared metric C=5", "float64", "sm_100"): 16,
-    ("coupled_prox_kernel", "shared metric C=5", "float64", "sm_120"): 8,
-    ("coupled_prox_sgd_kernel", "sgd momentum shared C=1", "float32", "sm_90"): 8,
-    ("coupled_prox_adamw_kernel", "adamw shared C=5", "float64", "sm_90"): 8,
-    ("feature_sums_kernel 2", "shared in passes metric C=5", "float32", "sm_90"): 8,
-    ("feature_sums_kernel 2", "shared in passes metric C=5", "float32", "sm_120"): 8,
-    (
-        "feature_projections_kernel 2",
-        "shared in passes metric backward C=5",
-        "float32",
-        "sm_120",
-    ): 8,
-    ("linf_prox_kernel", "linf C=5", "bfloat16", "sm_80"): 8,
-}
 TABLES = {  # name -> columns that identify a row
     "static_budget": ("kernel", "case", "dtype", "target"),
     "byte_budget": ("case", "dtype"),
@@ -208,19 +182,31 @@ def measure_all(keys: Iterable[tuple[str, str]]) -> dict[str, list[Row]]:
 
 def read(name: str) -> list[Row]:
     """A committed table; numbers are numbers."""
+    return [{k: _number(v) for k, v in row.items()} for row in _read_text(name)]
+
+
+def _read_text(name: str) -> list[Row]:
     with (HERE / f"{name}.csv").open(newline="") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def _number(text: str) -> float | str:
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else text
 
 
-def write(name: str, rows: list[Row], file: Any) -> None:
-    """Write a table as CSV."""
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+def write(name: str, measured: list[Row]) -> None:
+    """Put rows into a committed table, in the order of the cases; those of other cases stay."""
+    order = {key: place for place, key in enumerate(CASES)}
+    new = {_case_of(row) for row in measured}
+    kept = [row for row in _read_text(name) if _case_of(row) in order.keys() - new]
+    with (HERE / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(measured[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(kept + measured, key=lambda row: order[_case_of(row)]))
+
+
+def _case_of(row: Row) -> tuple[str, str]:
+    return row["case"], row["dtype"]
 
 
 def key_of(name: str, row: Row) -> tuple[str, ...]:
@@ -263,18 +249,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="registers and memory traffic of Triton kernels")
     parser.add_argument("--check", action="store_true", help="compare with the tables")
-    parser.add_argument("ops", nargs="*", help="print the rows of these ops only")
+    parser.add_argument("ops", nargs="*", help="of these ops only")
     options = parser.parse_args()
     tables = measure_all([k for k, c in CASES.items() if not options.ops or c.op in options.ops])
     if options.check:
         found = [d for name, rows in tables.items() for d in differences(name, rows, read(name))]
         sys.exit("\n".join(found) or None)
     for name, rows in tables.items():
-        if options.ops:
-            write(name, rows, sys.stdout)
-        else:
-            with (HERE / f"{name}.csv").open("w", newline="") as file:
-                write(name, rows, file)
+        write(name, rows)
     print("\n".join(shortcomings(*tables.values())), file=sys.stderr)
 
 

@@ -28,14 +28,14 @@ from sparsedis_kernels.triton.prox_backward import prox_backward
 from sparsedis_kernels.triton.prox_step import prox_adamw_, prox_sgd_
 
 TASKS = 64
-FEATURES = {1: 2048, 5: 400, 8: 256, 1000: 4, 16000: 1}  # by C: 2^17 entries or so
+FEATURES = {1: 2048, 5: 400, 8: 256, 1000: 4, 4000: 1, 8000: 1, 16000: 1}  # by C
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 EVERY = ((1, F32), (5, F32), (8, F32), (1000, F32), (5, F64), (1000, F64),
          (5, BF16), (8, BF16), (1000, BF16), (5, F16))  # fmt: skip
 SOME = ((1, F32), (5, F32), (1000, F32), (5, F64), (5, BF16), (8, F16))
 FEW = ((5, F32), (1000, F32), (5, F64), (8, BF16))
 SHORT = ((1, F32), (5, F32), (5, F64), (8, BF16))
-LARGE = ((16000, F32),)
+LARGE = ((16000, F32), (16000, BF16))
 
 ON_CHIP = 1.02  # bytes moved, over every input and output once, of an op that does all in one pass
 
@@ -198,7 +198,7 @@ def _in_passes(call: Callable[..., Any], *args: Any) -> Any:
 _LEVELS = "every group of a feature reads the feature's level"
 _ONE_NUMBER = "every thread of a long group reads the group's strength"
 _TWO_PASSES = "reads v for the norms of features, then again; sums of chunks"
-_NEWTON = "reads v and the metric in each of 14 passes, 18 in float64"
+_NEWTON = "reads v and the metric once for each Newton step that a feature still takes"
 _SUMS_FIRST = "reads x and grad for sums over tasks, then again"
 _STEP_THEN_PROX = (
     "the step's kernel, then the prox in passes; half precision between them is float32"
@@ -207,11 +207,13 @@ _COUNTER = "every thread reads the number of the step"
 _CHUNKS = "sums of chunks of tasks"
 
 OPS: dict[str, Op] = {
-    "prox": Op(lambda s: _prox(s, NUMBERS), EVERY + LARGE),
-    "prox backward": Op(lambda s: _prox_backward(s, NUMBERS), EVERY + LARGE),
+    "prox": Op(lambda s: _prox(s, NUMBERS), EVERY + LARGE + ((8000, F64),)),
+    "prox backward": Op(lambda s: _prox_backward(s, NUMBERS), EVERY + LARGE + ((8000, F64),)),
     "prox l1": Op(lambda s: _prox(s, [0.3, 0.0, 0.0, 0.1]), ((5, F32), (5, BF16))),
-    "prox metric": Op(lambda s: _prox(s, NUMBERS, s.metric), EVERY + LARGE),
-    "prox metric backward": Op(lambda s: _prox_backward(s, NUMBERS, s.metric), EVERY + LARGE),
+    "prox metric": Op(lambda s: _prox(s, NUMBERS, s.metric), EVERY + LARGE + ((4000, F64),)),
+    "prox metric backward": Op(
+        lambda s: _prox_backward(s, NUMBERS, s.metric), EVERY + LARGE + ((4000, F64),)
+    ),
     "prox strengths": Op(lambda s: prox(s.v, *_strengths(s), True), FEW, 1.2, _BY_THREAD),
     "prox strengths backward": Op(_strengths_backward, FEW, 1.13, _BY_THREAD),
     "shared": Op(lambda s: _prox(s, COUPLED), SHORT, 1.25, _LEVELS),
@@ -225,7 +227,7 @@ OPS: dict[str, Op] = {
         lambda s: _in_passes(_prox_backward, s, COUPLED), FEW, 1.75, _SUMS_FIRST
     ),
     "shared in passes metric": Op(
-        lambda s: _in_passes(_prox, s, COUPLED, s.metric), FEW, 12.84, _NEWTON
+        lambda s: _in_passes(_prox, s, COUPLED, s.metric), FEW, 4.31, _NEWTON
     ),
     "shared in passes metric backward": Op(
         lambda s: _in_passes(_prox_backward, s, COUPLED, s.metric), FEW, 1.69, _SUMS_FIRST

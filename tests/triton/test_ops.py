@@ -38,6 +38,26 @@ def test_more_tasks_than_a_tile_holds_are_solved_in_passes(capability, with_metr
     assert (ours[0] == 0).all(2).any()
 
 
+def test_passes_end_feature_by_feature():
+    """The first feature has one curvature, so that its first step lands; the others need several.
+
+    A program has one feature here; once its feature has arrived it reads no weights.
+    """
+    v = torch.randn(400, 3, 600, dtype=torch.float64)
+    spread = torch.tensor([0.0, 0.3, 2.0], dtype=torch.float64)[:, None]
+    metric = (spread * torch.randn_like(v)).exp()
+    penalty = sk.Penalty(shared=100.0)
+    with executing(80) as launches:
+        x = sk.prox(v, penalty, metric=metric, backend="triton")
+    torch.testing.assert_close(x, sk.prox(v, penalty, metric=metric, backend="reference"))
+    sums = [k for k in launches if k.compiled.name == "feature_sums_kernel"]
+    arrays = v.nbytes + metric.nbytes
+    reads = [round(16 * k.stats.global_loads.get(16, 0) / arrays, 1) for k in sums]
+    assert reads[:3] == [1.0, 1.0, 0.7]
+    assert reads == sorted(reads, reverse=True)
+    assert reads[-6:] == [0.0] * 6
+
+
 def test_long_groups_compile_in_a_layout_that_threads_share():
     """A group's number kept as a vector of one once gave every thread all entries of the group."""
     v, group = torch.randn(2, 2, 700, requires_grad=True), torch.full((2, 2), 9.0)

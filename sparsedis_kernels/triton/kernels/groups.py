@@ -33,8 +33,11 @@ def root(a):
 @triton.jit
 def place(program, M, blocks, tasks, TILE: tl.constexpr):
     """(first task, first feature, lanes with an entry, lane, feature, whether it exists)."""
-    m0 = (program % blocks).to(tl.int64) * TILE.filled
-    t0 = (program // blocks).to(tl.int64) * tasks
+    if TILE.single:
+        t0, block = tl.full((), 0, tl.int64), program
+    else:
+        t0, block = (program // blocks).to(tl.int64) * tasks, program % blocks
+    m0 = block.to(tl.int64) * TILE.filled
     if TILE.filled == 1:
         limit = TILE.C  # a constant
     else:
@@ -431,10 +434,10 @@ def solve_groups(u, curvature, group_level, lane, METRIC: tl.constexpr, CURVATUR
         level = tl.full((1,), 0.0, u.dtype) + only(group_level) * inverse
         radius = secular_radius(blocked(u, TILE), blocked(curvature, TILE), level, TILE)
         k = tl.where(level == 0.0, radius * 0.0, level / radius)
-        x = u / (curvature + spread(k, lane, TILE)) * scale
+        x = 1.0 / (curvature + spread(k, lane, TILE)) * u * scale
     elif METRIC:
         k = pull(blocked(u, TILE), padded(curvature, TILE), group_level, TILE)
-        x = u / (curvature + spread(k, lane, TILE))
+        x = 1.0 / (curvature + spread(k, lane, TILE)) * u
     else:
         factor = plain_factor(blocked(u, TILE), group_level, curvature, TILE.axis)
         x = u * spread(factor, lane, TILE)

@@ -107,10 +107,10 @@ def feature_start(first, curvature, level):
 def feature_step(size, first, slope, level):
     """A reciprocal Newton step to ||y(theta)||_F = 1, y: (D theta + shared) y + group y/||y|| = u.
 
-    It climbs; all in float64.
+    It climbs, so it is at least 0; all in float64.
     """
     step = first * (tl.sqrt(first) - 1.0) / slope
-    return tl.where((size > 0.0) & (level > 0.0) & (step > 0.0), size + step, size)
+    return tl.where((size > 0.0) & (level > 0.0) & (step > 0.0), step, 0.0)
 
 
 @triton.jit
@@ -169,7 +169,7 @@ def prox_kernel(
 
 @triton.jit
 def feature_sums_kernel(
-    v, metric, l1, group, ridge, theta, shared, first_sum, second_sum,
+    v, metric, l1, group, ridge, theta, shared, moving, first_sum, second_sum,
     T, M, blocks, tasks,
     v_t, v_m, v_c, metric_t, metric_m, metric_c,
     l1_t, l1_m, group_t, group_m, ridge_t, ridge_m,
@@ -177,7 +177,10 @@ def feature_sums_kernel(
     TILE: tl.constexpr, L1: tl.constexpr, GROUP: tl.constexpr, RIDGE: tl.constexpr,
     GROUPED: tl.constexpr, NONNEG: tl.constexpr,
 ):  # fmt: skip
-    """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M)."""
+    """`group_sums` of a chunk of tasks, at the start (no theta) or later: (chunks, M).
+
+    Later a program whose features have all reached their theta reads nothing and writes nothing.
+    """
     ACC: tl.constexpr = tl.float64 if TILE.double else tl.float32
     t0, m0, limit, lane, m, held = place(tl.program_id(0), M, blocks, tasks, TILE)
     penalty = (
@@ -188,11 +191,13 @@ def feature_sums_kernel(
     levels = levels_of_all(penalty, t0, m, held, ACC, L1, GROUP, RIDGE)
     first = tl.full((TILE.groups,), 0.0, tl.float64)
     second = tl.full((TILE.groups,), 0.0, tl.float64)
-    size_m, shared_m = 1.0, 0.0
+    size_m, shared_m, end = 1.0, 0.0, tl.minimum(t0 + tasks, T)
     if theta is not None:
         size_m = tl.load(theta + m, mask=held, other=1.0)
         shared_m = tl.load(shared + m, mask=held, other=0.0)
-    for t in range(t0, tl.minimum(t0 + tasks, T)):
+        needed = tl.max(tl.load(moving + m, mask=held, other=0).to(tl.int32), 0) > 0
+        end, held = tl.where(needed, end, t0), held & needed
+    for t in range(t0, end):
         levels = levels_of_task(levels, penalty, t, m, held, ACC, L1, GROUP, RIDGE)
         l1_level, group_level, ridge_level = levels
         u, d = thresholded(v, metric, t, m0, lane, limit, v_t, v_m, v_c, metric_t, metric_m,
@@ -225,21 +230,32 @@ def chunk_total(sums, m, held, chunks, M, MAXIMUM: tl.constexpr, CHUNKS: tl.cons
 
 @triton.jit
 def feature_step_kernel(
-    first_sum, second_sum, theta, shared, chunks, M,
+    first_sum, second_sum, theta, shared, moving, chunks, M,
     FIRST: tl.constexpr, FEATURES: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """theta_m = ||x_m||_F from the sums of chunks: its start, or one more step."""
+    """theta_m = ||x_m||_F from the sums of chunks: its start, or one more step of those moving.
+
+    Convergence is quadratic: a feature has arrived where its step is so small that the next one
+    would be lost in rounding.
+    """
+    SMALL: tl.constexpr = 1e-10 if theta.dtype.element_ty == tl.float64 else 1e-5
     m = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     held = m < M
+    if not FIRST:
+        held &= tl.load(moving + m, mask=held, other=0) > 0
     first = chunk_total(first_sum, m, held, chunks, M, False, CHUNKS)
     second = chunk_total(second_sum, m, held, chunks, M, FIRST, CHUNKS)
     level = tl.load(shared + m, mask=held, other=0.0).to(tl.float64)
     if FIRST:
         size = feature_start(first, second, level)
+        moves = (size > 0.0) & (level > 0.0)
     else:
         size = tl.load(theta + m, mask=held, other=0.0).to(tl.float64)
-        size = feature_step(size, first, second, level)
+        step = feature_step(size, first, second, level)
+        moves = step > SMALL * size
+        size += step
     tl.store(theta + m, size.to(theta.dtype.element_ty), mask=held)
+    tl.store(moving + m, moves.to(tl.int8), mask=held)
 
 
 @triton.jit
@@ -266,7 +282,7 @@ def solve_features(u, d, ridge_level, group_level, shared, scale, m0, M, held, M
             norm2, slope = group_sums(u, d, ridge_level, group_level, size_m, shared_m, lane,
                                       METRIC, False, RIDGE, GROUPED, TILE)  # fmt: skip
             norm2, slope = over_tasks(norm2, False, TILE), over_tasks(slope, False, TILE)
-            size = feature_step(size, norm2, slope, level)
+            size += feature_step(size, norm2, slope, level)
     size_m = on_tasks(size.to(ACC), TILE)
     return coupled_groups(u, d, ridge_level, group_level, size_m, shared_m, lane, METRIC, RIDGE,
                           GROUPED, TILE)  # fmt: skip

@@ -128,9 +128,9 @@ def adjoint_of_groups(b, w, point, e, l1_level, group_level, open_group, lane,
             diagonal = padded(e, TILE)
             projection, _, denominator, _ = metric_sums(unit, rhs, diagonal, diagonal, k, AXIS)
             along = tl.where(some & (k > 0.0), k * projection / denominator, k)
-            y = (b + w * spread(along * over, lane, TILE)) / (e + spread(k, lane, TILE))
+            y = 1.0 / (e + spread(k, lane, TILE)) * (b + w * spread(along * over, lane, TILE))
         else:
-            along = k / e * tl.sum(unit * rhs, AXIS)
+            along = tl.sum(unit * rhs, AXIS) * k / e
             y = (b + w * spread(along * over, lane, TILE)) * spread(1.0 / (e + k), lane, TILE)
         y = tl.where(live, y, 0.0)
     elif METRIC:
