@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedis_kernels.ops import HeadsFit, duality_gap, fit_heads, lambda_max
+from sparsedis_kernels.ops.fit_heads import DEFAULT_TOL
 from sparsedis_kernels.ops.unrolled import unrolled_heads
 from sparsedis_kernels.penalty import LEVELS, Penalty
 
@@ -30,14 +31,15 @@ class SparseHeads(nn.Module):
 
     Args:
         penalty: the regulariser.
-        loss: ``"squared"``. Default ``"squared"``.
+        loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``, as in `fit_heads`. Default
+            ``"squared"``.
         relative: read `l1`, `group` and `shared` as fractions of each task's `lambda_max` (of all
             tasks together with `shared`), taken for strength 1 on every level that `penalty` has:
             from 1 on, all weights are zero. The gradient stops at `lambda_max`. `ridge` stays
             absolute. Default False.
         hypergradient: see above. Default ``"implicit"``.
         fit_intercept: fit an unpenalised bias per output. Default True.
-        tol: relative duality gap at which a task counts as solved. Default 1e-4.
+        tol: relative duality gap at which a task counts as solved. Default that of `fit_heads`.
         unrolled_steps: number of steps of ``"unrolled"``. Default 100.
 
     Raises:
@@ -52,21 +54,21 @@ class SparseHeads(nn.Module):
         relative: bool = False,
         hypergradient: Hypergradient = "implicit",
         fit_intercept: bool = True,
-        tol: float = 1e-4,
+        tol: float | None = None,
         unrolled_steps: int = 100,
     ) -> None:
         super().__init__()
         there = get_args(Hypergradient)
         if hypergradient not in there:
             raise ValueError(f"SparseHeads: hypergradient={hypergradient!r}, there is {there}")
-        if loss != "squared":
-            raise ValueError(f"SparseHeads: loss={loss!r}, there is 'squared'")
+        if loss not in DEFAULT_TOL:
+            raise ValueError(f"SparseHeads: loss={loss!r}, there is {tuple(DEFAULT_TOL)}")
         self.penalty = penalty
         self.loss = loss
         self.relative = relative
         self.hypergradient = hypergradient
         self.fit_intercept = fit_intercept
-        self.tol = tol
+        self.tol = DEFAULT_TOL[loss] if tol is None else tol
         self.unrolled_steps = unrolled_steps
 
     def forward(self, z: Tensor, y: Tensor) -> HeadsFit:
@@ -74,7 +76,7 @@ class SparseHeads(nn.Module):
 
         Args:
             z: support features (T, n, M), floating. Other layouts of `fit_heads`: (n, M).
-            y: support targets (T, n, C), floating; one-hot for classification.
+            y: support targets (T, n, C), floating; one-hot for classification with squares.
 
         Returns:
             HeadsFit with weight (T, M, C), bias (T, C) and, per task, gap, n_iter and converged.
@@ -114,13 +116,13 @@ class SparseHeads(nn.Module):
             return self.penalty
         ones: dict[str, Any] = {level: _presence(self.penalty, level) for level in LEVELS[:3]}
         unit = replace(self.penalty, **ones)
-        return self.penalty.scaled(lambda_max(z, y, unit, fit_intercept=self.fit_intercept))
+        largest = lambda_max(z, y, unit, loss=self.loss, fit_intercept=self.fit_intercept)
+        return self.penalty.scaled(largest)
 
     def _unroll(self, z: Tensor, y: Tensor, penalty: Penalty) -> HeadsFit:
-        weight, bias = unrolled_heads(
-            z, y, penalty, n_steps=self.unrolled_steps, fit_intercept=self.fit_intercept
-        )
-        gap = duality_gap(z, y, weight, penalty, fit_intercept=self.fit_intercept)
+        how: dict[str, Any] = {"loss": self.loss, "fit_intercept": self.fit_intercept}
+        weight, bias = unrolled_heads(z, y, penalty, n_steps=self.unrolled_steps, **how)
+        gap = duality_gap(z, y, weight, penalty, **how)
         n_iter = torch.full_like(gap, self.unrolled_steps, dtype=torch.int32)
         return HeadsFit(weight, bias, gap, n_iter, gap <= self.tol)
 

@@ -162,5 +162,5 @@ def test_predict_is_affine() -> None:
 def test_unknown_choices() -> None:
     with pytest.raises(ValueError, match=r"hypergradient='exact', there is .*implicit.*detached"):
         SparseHeads(PENALTY, hypergradient="exact")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="SparseHeads: loss='hinge', there is 'squared'"):
+    with pytest.raises(ValueError, match=r"SparseHeads: loss='hinge', there is .*'multinomial'"):
         SparseHeads(PENALTY, loss="hinge")

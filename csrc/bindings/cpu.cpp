@@ -267,12 +267,14 @@ struct Samples {
   bool fit_intercept;
 
   Samples(const Tensor& z_, const Tensor& y_, const MaybeTensor& offsets_,
-          const MaybeTensor& weight_, bool intercept)
+          const MaybeTensor& weight_, int64_t loss, bool intercept)
       : z(packed(z_)),
         y(packed(y_)),
         offsets(packed(offsets_)),
         weight(packed(weight_)),
         fit_intercept(intercept) {
+    STD_TORCH_CHECK(loss == 0, "fit_heads: the CPU kernels solve the squared loss, 0, not loss ",
+                    loss);
     if (offsets) check_offsets();
   }
 
@@ -307,10 +309,11 @@ struct Samples {
   }
 };
 
-Five fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, MaybeTensor l1,
-               MaybeTensor group, MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
-               bool fit_intercept, MaybeTensor init, double tol, int64_t max_iter) {
-  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+Five fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
+               MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
+               Numbers scale, bool nonneg, bool fit_intercept, MaybeTensor init, double tol,
+               int64_t max_iter) {
+  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
   const int64_t T = s.T(), M = s.M(), C = s.C();
   init = packed(init);
   Five out{make(s.z, {T, M, C}), make(s.z, {T, C}), make(s.z, {T}),
@@ -336,10 +339,10 @@ std::vector<int64_t> shape_of(const Tensor& t) {
 }
 
 Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Tensor z, Tensor y,
-                         MaybeTensor offsets, MaybeTensor sample_weight, MaybeTensor l1,
-                         MaybeTensor group, MaybeTensor shared, MaybeTensor ridge, Numbers scale,
-                         bool nonneg, bool fit_intercept, Flags needs) {
-  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+                         MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
+                         MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
+                         Numbers scale, bool nonneg, bool fit_intercept, Flags needs) {
+  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
   grad_weight = packed(grad_weight), grad_bias = packed(grad_bias);
   weight = packed(weight);
   const int64_t T = s.T(), M = s.M();
@@ -364,10 +367,10 @@ Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Te
   return out;
 }
 
-Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight,
+Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
                   MaybeTensor l1, MaybeTensor group, MaybeTensor shared, Numbers scale,
                   bool fit_intercept, bool nonneg) {
-  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
   const bool coupled = shared || scale[2] != 0;
   Tensor value = make(s.z, {coupled ? 1 : s.T()});
   dispatch("lambda_max", s.z, [&](auto real) {
@@ -381,9 +384,10 @@ Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_we
 }
 
 Tensor duality_gap(Tensor weight, Tensor z, Tensor y, MaybeTensor offsets,
-                   MaybeTensor sample_weight, MaybeTensor l1, MaybeTensor group, MaybeTensor shared,
-                   MaybeTensor ridge, Numbers scale, bool nonneg, bool fit_intercept) {
-  const Samples s(z, y, offsets, sample_weight, fit_intercept);
+                   MaybeTensor sample_weight, int64_t loss, MaybeTensor l1, MaybeTensor group,
+                   MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
+                   bool fit_intercept) {
+  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
   weight = packed(weight);
   Tensor value = make(s.z, {s.T()});
   dispatch("duality_gap", s.z, [&](auto real) {

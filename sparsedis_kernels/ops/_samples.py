@@ -8,38 +8,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import arrays
+from sparsedis_kernels import arrays, backends
 from sparsedis_kernels.ops import _check
+from sparsedis_kernels.reference.losses import LOSSES, SQUARED
 
 
 @dataclass(frozen=True)
 class Samples:
-    """z, y, offsets and sample_weight of T tasks, with the sizes they imply."""
+    """z, y, offsets and sample_weight of T tasks and their loss, with the sizes they imply."""
 
     z: Tensor
     y: Tensor
     offsets: Tensor | None
     sample_weight: Tensor | None
+    loss: int  # an index into LOSSES
     T: int
     M: int
     C: int
     dtype: torch.dtype  # of the caller's z: the results take it
 
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What SAMPLES_SCHEMA names."""
+        return self.z, self.y, self.offsets, self.sample_weight, self.loss
+
+    def namespace(self, op: str, backend: str | None) -> str:
+        """The namespace of ops that serves `op` on these samples: CPU kernels are for squares.
+
+        Raises:
+            RuntimeError: the backend asked for cannot serve them.
+        """
+        if self.loss == SQUARED:
+            return backends.namespace(op, self.z.device, backend)
+        if (backend or backends.REQUESTED) not in (None, "reference"):
+            raise RuntimeError(
+                f"{op}: backend={backend or backends.REQUESTED!r} cannot serve "
+                f"loss={LOSSES[self.loss].name!r}; there is 'reference'"
+            )
+        return backends.REFERENCE
+
+
+def loss_index(op: str, loss: str) -> int:
+    """The index of a loss in LOSSES.
+
+    Raises:
+        ValueError: there is no such loss.
+    """
+    names = [known.name for known in LOSSES]
+    if loss not in names:
+        raise ValueError(f"{op}: loss={loss!r}, there is {', '.join(map(repr, names))}")
+    return names.index(loss)
+
 
 def read_samples(
-    op: str, z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Tensor | None
+    op: str,
+    z: Tensor,
+    y: Tensor,
+    offsets: Tensor | None,
+    sample_weight: Tensor | None,
+    loss: str = "squared",
+    n_classes: int | None = None,
 ) -> Samples:
     """Check the layout of the samples.
 
     Dense: z (T, n, M), y (T, n, C). Shared design: z (n, M), y (T, n, C). Ragged: z (N, M),
-    y (N, C) with offsets (T + 1,), or jagged nested tensors z and y.
+    y (N, C) with offsets (T + 1,), or jagged nested tensors z and y. Class indices have no axis C.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, or an unknown loss.
         TypeError: z, y or sample_weight is not floating, or offsets are not int64.
     """
+    index = loss_index(op, loss)
     if z.is_nested:
         z, y, offsets, sample_weight = _from_nested(op, z, y, offsets, sample_weight)
+    if LOSSES[index].name == "multinomial" and not y.is_floating_point():
+        y = _one_hot(op, y, n_classes).to(z.dtype)
     for name, value in (("z", z), ("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             _check.floating(op, name, value)
@@ -52,7 +95,15 @@ def read_samples(
         T = _check_shared_design(op, z, y, weight)
     else:
         T = _check_dense(op, z, y, weight)
-    return Samples(z, y, offsets, weight, T, z.shape[-1], y.shape[-1], dtype)
+    return Samples(z, y, offsets, weight, index, T, z.shape[-1], y.shape[-1], dtype)
+
+
+def _one_hot(op: str, y: Tensor, n_classes: int | None) -> Tensor:
+    if n_classes is None:
+        n_classes = int(y.max()) + 1 if y.numel() else 0
+    classes = torch.arange(n_classes, device=y.device)
+    # An index that is no class leaves a row of zeros, which is no distribution: a bad task.
+    return y.unsqueeze(-1) == classes
 
 
 def _from_nested(
@@ -107,7 +158,7 @@ def _check_dense(op: str, z: Tensor, y: Tensor, weight: Tensor | None) -> int:
     return z.shape[0]
 
 
-SAMPLES_SCHEMA = "Tensor z, Tensor y, Tensor? offsets, Tensor? sample_weight"
+SAMPLES_SCHEMA = "Tensor z, Tensor y, Tensor? offsets, Tensor? sample_weight, int loss"
 
 
 def task_count(z: Tensor, y: Tensor, offsets: Tensor | None) -> int:

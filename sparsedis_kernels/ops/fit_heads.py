@@ -16,6 +16,9 @@ from sparsedis_kernels.penalty import Penalty
 
 _PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale, bool nonneg"
 NOT_CONVERGED, NOT_FINITE = 1, 2
+# Relative gaps that leave objectives about equally accurate. For the others than squares the dual
+# point is first order in the error, so a gap of 5e-3 is an error near 1e-4 of the objective.
+DEFAULT_TOL = {"squared": 1e-4, "multinomial": 5e-3, "logistic": 5e-3}
 
 
 class HeadsFit(NamedTuple):
@@ -51,8 +54,9 @@ def _fit_fake(z: Tensor, y: Tensor, offsets: Tensor | None, *_: Any) -> tuple[Te
 
 def _backward_fake(
     grad_weight: Tensor, grad_bias: Tensor, weight: Tensor, z: Tensor, y: Tensor,
-    offsets: Tensor | None, sample_weight: Tensor | None, l1: Any, group: Any, shared: Any,
-    ridge: Any, scale: list[float], nonneg: bool, fit_intercept: bool, needs: list[bool],
+    offsets: Tensor | None, sample_weight: Tensor | None, loss: int, l1: Any, group: Any,
+    shared: Any, ridge: Any, scale: list[float], nonneg: bool, fit_intercept: bool,
+    needs: list[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     T, M, _ = weight.shape
     samples = (0,) if sample_weight is None else sample_weight.shape
@@ -64,8 +68,8 @@ def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
     bad = (status == NOT_FINITE).nonzero().flatten()
     if raise_on_error and bad.numel() > 0:
         raise ValueError(
-            f"fit_heads: NaN, infinity or a negative sample weight in {bad.numel()} of "
-            f"{status.numel()} tasks, the first is task {int(bad[0])}; "
+            "fit_heads: NaN, infinity, a negative sample weight or a target that the loss does not "
+            f"take in {bad.numel()} of {status.numel()} tasks, the first is task {int(bad[0])}; "
             "on_error='flag' marks such tasks and fits the others"
         )
     open_tasks = int((status == NOT_CONVERGED).sum())
@@ -108,20 +112,20 @@ class _FitHeads(torch.autograd.Function):
     @staticmethod
     def forward(
         ns: str, z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Tensor | None,
-        l1: Tensor | None, group: Tensor | None, shared: Tensor | None, ridge: Tensor | None,
-        scale: list[float], nonneg: bool, fit_intercept: bool, init: Tensor | None, tol: float,
-        max_iter: int,
+        loss: int, l1: Tensor | None, group: Tensor | None, shared: Tensor | None,
+        ridge: Tensor | None, scale: list[float], nonneg: bool, fit_intercept: bool,
+        init: Tensor | None, tol: float, max_iter: int,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return raw(ns, "fit_heads")(
-            z, y, offsets, sample_weight, l1, group, shared, ridge, scale, nonneg, fit_intercept,
-            init, tol, max_iter,
+            z, y, offsets, sample_weight, loss, l1, group, shared, ridge, scale, nonneg,
+            fit_intercept, init, tol, max_iter,
         )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.ns, *tensors = inputs[:9]
-        ctx.numbers = inputs[9:12]  # scale, nonneg, fit_intercept
-        ctx.save_for_backward(output[0], *tensors)
+        ctx.ns, ctx.loss = inputs[0], inputs[5]
+        ctx.numbers = inputs[10:13]  # scale, nonneg, fit_intercept
+        ctx.save_for_backward(output[0], *inputs[1:5], *inputs[6:10])
         ctx.mark_non_differentiable(*output[2:])
 
     @staticmethod
@@ -129,14 +133,14 @@ class _FitHeads(torch.autograd.Function):
         ctx: Any, grad_weight: Tensor, grad_bias: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
         weight, z, y, offsets, sample_weight, *penalty = ctx.saved_tensors
-        needs_z, needs_y, _, *rest = ctx.needs_input_grad[1:9]
-        needs = [needs_z, needs_y, *rest]
+        needs_z, needs_y, _, needs_weight, _, *rest = ctx.needs_input_grad[1:10]
+        needs = [needs_z, needs_y, needs_weight, *rest]
         grads = raw(ctx.ns, "fit_heads_backward")(
-            grad_weight, grad_bias, weight, z, y, offsets, sample_weight, *penalty, *ctx.numbers,
-            needs,
+            grad_weight, grad_bias, weight, z, y, offsets, sample_weight, ctx.loss, *penalty,
+            *ctx.numbers, needs,
         )  # fmt: skip
-        grad_z, grad_y, *others = arrays.wanted(grads, needs)
-        return None, grad_z, grad_y, None, *others, None, None, None, None, None, None
+        grad_z, grad_y, grad_s, *others = arrays.wanted(grads, needs)
+        return None, grad_z, grad_y, None, grad_s, None, *others, *6 * [None]
 
 
 def fit_heads(
@@ -149,7 +153,8 @@ def fit_heads(
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     init: Tensor | None = None,
-    tol: float = 1e-4,
+    n_classes: int | None = None,
+    tol: float | None = None,
     max_iter: int = 10_000,
     on_error: str = "raise",
     backend: str | None = None,
@@ -157,28 +162,43 @@ def fit_heads(
     r"""Linear heads of T tasks under a nested group-sparse penalty, each solved to a certified gap.
 
     .. math::
-        \min_{W, b} \sum_t \frac{1}{2 S_t} \sum_i s_{ti} \|z_{ti} W_t + b_t - y_{ti}\|^2
+        \min_{W, b} \sum_t \frac{1}{S_t} \sum_i s_{ti}\, \ell(z_{ti} W_t + b_t;\, y_{ti})
         + \Omega(W), \qquad S_t = \sum_i s_{ti}
 
-    Without `penalty.shared` the tasks are independent. Ridge alone is solved by one Cholesky factor
-    of the smaller side; sparse penalties by block coordinate descent on a working set and Newton
-    steps on the support, stopped by the duality gap. Gradients come from implicit differentiation
-    on the support. A feature that nothing penalises gets a ridge of 1e-6 (float64: 1e-10) of its
-    squared norm, so that the solution is unique.
+    Without `penalty.shared` the tasks are independent. The loss of scores u is
+
+    - ``"squared"``: :math:`\frac{1}{2} \|u - y\|^2`;
+    - ``"multinomial"``: :math:`\log \sum_c e^{u_c} - \langle y, u \rangle`, y a distribution over
+      classes or a class index. A class without weight in a task is not one of its classes: weights
+      0, bias -inf. So tasks may differ in their number of classes. Biases have sum 0.
+    - ``"logistic"``: :math:`\sum_c \log(1 + e^{u_c}) - y_c u_c`, y_c in [0, 1]: outputs by
+      themselves. With an intercept an output that is 0 (or 1) throughout a task gets weights 0 and
+      the bias -inf (or inf).
+
+    Squares: ridge alone is solved by one Cholesky factor of the smaller side; sparse penalties by
+    block coordinate descent on a working set and Newton steps on the support, stopped by the
+    duality gap. The other losses are served by the reference: accelerated proximal gradient steps
+    in float64. Gradients come from implicit differentiation on the support. A feature that nothing
+    penalises gets a ridge of 1e-6 (float64: 1e-10) of its squared norm, so that the problem has a
+    solution also where classes are separable. It is unique but for multinomial l1 alone, where
+    adding a number to all classes of a feature may cost nothing.
 
     Args:
         z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
             or a jagged nested tensor. Floating; half precision is computed in float32.
-        y: targets: (T, n, C), (T, n, C), (N, C), or jagged nested.
+        y: targets: (T, n, C), (T, n, C), (N, C), or jagged nested. For the multinomial loss also
+            class indices: integers without the last axis.
         penalty: the regulariser.
-        loss: ``"squared"``.
+        loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``. Default ``"squared"``.
         offsets: (T + 1,) int64, the first row of each task, with the end. Default None.
         sample_weight: weights >= 0 of y's rows: (T, n), (N,), or for one design also (n,).
             Default: all equal.
         fit_intercept: fit an unpenalised bias per output. Default True.
         init: warm start (T, M, C), such as the weights of the previous training step. Not
             differentiated. Default None.
-        tol: relative duality gap at which a task stops. Default 1e-4.
+        n_classes: C for class indices. Default: the largest index plus one, which waits for y.
+        tol: relative duality gap at which a task stops. Default 1e-4 for squares, else 5e-3, which
+            is an error of the objective near 1e-4.
         max_iter: most passes plus Newton steps per task. Default 10,000.
         on_error: ``"raise"``, or ``"flag"``: a task with NaN or infinity gets NaN weights and
             ``converged`` False, and the others are what they are without it. Default ``"raise"``.
@@ -189,19 +209,21 @@ def fit_heads(
         strength. A task without samples, or with only zero weights, gets weight and bias 0.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `loss` or `on_error`, or a bad task (named).
-        TypeError: z, y or sample_weight is not floating (class indices are no squared-loss target).
-        RuntimeError: `backend` cannot serve the tensors' device.
+        ValueError: shapes that do not fit, an unknown `loss` or `on_error`, or a bad task (named):
+            NaN, infinity, a negative sample weight, or a target that is no distribution
+            (multinomial) or not in [0, 1] (logistic).
+        TypeError: z or sample_weight is not floating, or y is neither that nor class indices for
+            the multinomial loss.
+        RuntimeError: `backend` cannot serve the tensors' device or the loss.
 
     Warns:
         RuntimeWarning: some tasks did not reach `tol` (their number is given).
     """
-    if loss != "squared":
-        raise ValueError(f"fit_heads: loss={loss!r}, there is 'squared'")
     if on_error not in ("raise", "flag"):
         raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
-    samples = read_samples("fit_heads", z, y, offsets, sample_weight)
-    ns = backends.namespace("fit_heads", samples.z.device, backend)
+    samples = read_samples("fit_heads", z, y, offsets, sample_weight, loss, n_classes)
+    tol = DEFAULT_TOL[loss] if tol is None else tol
+    ns = samples.namespace("fit_heads", backend)
     args = _arguments("fit_heads", samples, penalty)
     start = _warm_start(samples, init)
     *solution, status = _FitHeads.apply(ns, *args, fit_intercept, start, tol, max_iter)
@@ -212,7 +234,7 @@ def fit_heads(
 
 def _arguments(op: str, s: Samples, penalty: Penalty) -> tuple[Any, ...]:
     numbers = penalty.strengths(op, (s.T, s.M), s.z)
-    return s.z, s.y, s.offsets, s.sample_weight, *numbers.tensors, numbers.scale, numbers.nonneg
+    return *s.args, *numbers.tensors, numbers.scale, numbers.nonneg
 
 
 def _warm_start(s: Samples, init: Tensor | None) -> Tensor | None:

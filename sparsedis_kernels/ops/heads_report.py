@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels import backends, reference
+from sparsedis_kernels import reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 from sparsedis_kernels.ops._samples import SAMPLES_SCHEMA, read_samples, task_count
@@ -15,8 +15,8 @@ from sparsedis_kernels.penalty import Penalty
 
 
 def _lambda_max_fake(
-    z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Any, l1: Any, group: Any,
-    shared: Tensor | None, scale: list[float], *_: Any,
+    z: Tensor, y: Tensor, offsets: Tensor | None, sample_weight: Any, loss: int, l1: Any,
+    group: Any, shared: Tensor | None, scale: list[float], *_: Any,
 ) -> Tensor:  # fmt: skip
     coupled = shared is not None or scale[2] > 0
     return z.new_empty((1 if coupled else task_count(z, y, offsets),))
@@ -42,19 +42,21 @@ def lambda_max(
     y: Tensor,
     penalty: Penalty,
     *,
+    loss: str = "squared",
     offsets: Tensor | None = None,
     sample_weight: Tensor | None = None,
+    n_classes: int | None = None,
     fit_intercept: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     r"""The smallest factor of the penalty at which every weight of a task is zero.
 
-    W = 0 is optimal for ``penalty.scaled(nu)`` iff :math:`\nu \ge \max_j \Omega^*((A'B)_j)`, with
-    A, B the centred samples and :math:`\Omega^*` the dual norm of a row: the smallest nu with
-    ``||ST(g, nu l1)|| <= nu group``. `ridge` plays no part.
+    W = 0 is optimal for ``penalty.scaled(nu)`` iff :math:`\nu \ge \max_j \Omega^*(g_j)`, with g the
+    gradient at W = 0 and the best bias, and :math:`\Omega^*` the dual norm of a row: the smallest
+    nu with ``||ST(g, nu l1)|| <= nu group``. `ridge` plays no part.
 
     Args:
-        z, y, offsets, sample_weight, fit_intercept, backend: as in `fit_heads`.
+        z, y, loss, offsets, sample_weight, n_classes, fit_intercept, backend: as in `fit_heads`.
         penalty: l1, group and shared give the proportions.
 
     Returns:
@@ -64,11 +66,10 @@ def lambda_max(
     Raises:
         ValueError, TypeError, RuntimeError: as `fit_heads`.
     """
-    s = read_samples("lambda_max", z, y, offsets, sample_weight)
+    s = read_samples("lambda_max", z, y, offsets, sample_weight, loss, n_classes)
     n = penalty.strengths("lambda_max", (s.T, s.M), s.z)
-    ns = backends.namespace("lambda_max", s.z.device, backend)
-    value = raw(ns, "lambda_max")(
-        s.z, s.y, s.offsets, s.sample_weight, *n.tensors[:3], n.scale, fit_intercept, n.nonneg
+    value = raw(s.namespace("lambda_max", backend), "lambda_max")(
+        *s.args, *n.tensors[:3], n.scale, fit_intercept, n.nonneg
     )
     return value[0] if n.has("shared") else value
 
@@ -80,8 +81,10 @@ def duality_gap(
     weight: Tensor,
     penalty: Penalty,
     *,
+    loss: str = "squared",
     offsets: Tensor | None = None,
     sample_weight: Tensor | None = None,
+    n_classes: int | None = None,
     fit_intercept: bool = True,
     backend: str | None = None,
 ) -> Tensor:
@@ -91,7 +94,7 @@ def duality_gap(
     weights (with the best intercept). The intercept is taken at its optimum for `weight`.
 
     Args:
-        z, y, offsets, sample_weight, fit_intercept, backend: as in `fit_heads`.
+        z, y, loss, offsets, sample_weight, n_classes, fit_intercept, backend: as in `fit_heads`.
         weight: (T, M, C).
         penalty: the regulariser.
 
@@ -102,11 +105,9 @@ def duality_gap(
     Raises:
         ValueError, TypeError, RuntimeError: as `fit_heads`.
     """
-    s = read_samples("duality_gap", z, y, offsets, sample_weight)
+    s = read_samples("duality_gap", z, y, offsets, sample_weight, loss, n_classes)
     _check.same_shape("duality_gap", "weight", weight, "(T, M, C)", (s.T, s.M, s.C))
     n = penalty.strengths("duality_gap", (s.T, s.M), s.z)
-    ns = backends.namespace("duality_gap", s.z.device, backend)
-    return raw(ns, "duality_gap")(
-        weight.to(s.z.dtype), s.z, s.y, s.offsets, s.sample_weight, *n.tensors, n.scale, n.nonneg,
-        fit_intercept,
-    )  # fmt: skip
+    return raw(s.namespace("duality_gap", backend), "duality_gap")(
+        weight.to(s.z.dtype), *s.args, *n.tensors, n.scale, n.nonneg, fit_intercept
+    )

@@ -9,58 +9,86 @@ from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._samples import read_samples
 from sparsedis_kernels.ops.prox import prox
 from sparsedis_kernels.penalty import Penalty
+from sparsedis_kernels.reference.losses import LOSSES, SQUARED, Loss
 
 
 def unrolled_heads(
-    z: Tensor, y: Tensor, penalty: Penalty, *, n_steps: int, fit_intercept: bool = True
+    z: Tensor,
+    y: Tensor,
+    penalty: Penalty,
+    *,
+    n_steps: int,
+    loss: str = "squared",
+    n_classes: int | None = None,
+    fit_intercept: bool = True,
 ) -> tuple[Tensor, Tensor]:
     r"""Heads after a fixed number of accelerated proximal gradient steps from zero weights.
 
-    .. math:: W_{k+1} = \mathrm{prox}_{\Omega / L_t}(V_k - \tfrac{1}{n L_t} Z_t'(Z_t V_k - Y_t)),
+    .. math:: W_{k+1} = \mathrm{prox}_{\Omega / L_t}(V_k - \tfrac{1}{n L_t} Z_t'(P(Z_t V_k) - Y_t)),
               \quad V_{k+1} = W_{k+1} + \tfrac{k}{k + 3} (W_{k+1} - W_k)
 
-    on centred Z and Y, with :math:`L_t` the largest eigenvalue of :math:`Z_t'Z_t / n`, through
+    on centred Z, with P the mean of the loss (for squares the scores themselves, and Y centred) and
+    :math:`L_t` the loss's curvature times the largest eigenvalue of :math:`Z_t'Z_t / n`, through
     which no gradient flows (FISTA, Beck and Teboulle, 2009). The problem is that of `fit_heads`.
+    For other losses than squares the bias takes the same steps, of length 1 over the curvature.
     **The gradient is that of this iterate, not of the solution**: it approaches the gradient of
     `fit_heads` only as fast as the iterates and their derivatives converge, and its memory grows
     with `n_steps`.
 
     Args:
         z: features (T, n, M), floating; half precision is computed in float32.
-        y: targets (T, n, C), floating.
+        y: targets (T, n, C), floating, or class indices (T, n).
         penalty: the regulariser; its tensor strengths may require gradients.
         n_steps: number of steps, >= 0.
+        loss, n_classes: as in `fit_heads`.
         fit_intercept: fit an unpenalised bias per output. Default True.
 
     Returns:
         weight (T, M, C) and bias (T, C), dtype of `z`; differentiable in z, y and every tensor
-        strength. The bias is the best one for the weight.
+        strength. For squares the bias is the best one for the weight.
 
     Raises:
-        ValueError: z is not (T, n, M), y or a strength does not fit it, or `n_steps` < 0.
-        TypeError: z or y is not floating.
+        ValueError: z is not (T, n, M), y or a strength does not fit it, an unknown `loss`, or
+            `n_steps` < 0.
+        TypeError: z or y has another dtype.
     """
     _check.axes("unrolled_heads", "z", z, "(T, n, M)", 3)
     if n_steps < 0:
         raise ValueError(f"unrolled_heads: n_steps must be >= 0, got {n_steps}")
-    s = read_samples("unrolled_heads", z, y, None, None)
-    z_mean, y_mean = _means(s.z, fit_intercept), _means(s.y, fit_intercept)
-    weight = _iterate(s.z - z_mean, s.y - y_mean, penalty, n_steps)
-    bias = (y_mean - z_mean @ weight).squeeze(1)
-    return weight.to(s.dtype), bias.to(s.dtype)
+    s = read_samples("unrolled_heads", z, y, None, None, loss, n_classes)
+    z_mean = _means(s.z, fit_intercept)
+    y_mean = _means(s.y, fit_intercept and s.loss == SQUARED)
+    kind, steps_bias = LOSSES[s.loss], fit_intercept and s.loss != SQUARED
+    z_centred, y_centred = s.z - z_mean, s.y - y_mean
+    limit = kind.limit(y_centred.detach(), _shares(s.z), steps_bias)
+    weight, bias = _iterate(z_centred, y_centred, penalty, n_steps, kind, limit, steps_bias)
+    bias = kind.determined(bias + y_mean - z_mean @ weight, limit == 0) + limit
+    return weight.to(s.dtype), bias.squeeze(1).to(s.dtype)
 
 
-def _iterate(z: Tensor, y: Tensor, penalty: Penalty, n_steps: int) -> Tensor:
-    n = max(z.shape[1], 1)
-    metric = _curvature(z)  # (T, 1, 1)
+def _iterate(
+    z: Tensor, y: Tensor, penalty: Penalty, n_steps: int, loss: Loss, limit: Tensor,
+    steps_bias: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weight (T, M, C) and the finite part of the bias for centred features (T, 1, C)."""
+    metric = loss.curvature * _curvature(z)  # (T, 1, 1)
     weight = z.new_zeros(z.shape[0], z.shape[2], y.shape[2])
-    ahead = weight
+    bias = torch.zeros_like(limit)
+    ahead, bias_ahead = weight, bias
     for k in range(n_steps):
-        gradient = z.mT @ (z @ ahead - y) / n
-        step = prox(ahead - gradient / metric, penalty, metric=metric.expand_as(weight))
-        ahead = step + k / (k + 3) * (step - weight)
-        weight = step
-    return weight
+        residual = _shares(z) * (loss.mean(z @ ahead + bias_ahead + limit) - y)
+        step = prox(ahead - z.mT @ residual / metric, penalty, metric=metric.expand_as(weight))
+        bias_step = bias_ahead - steps_bias * residual.sum(1, keepdim=True) / loss.curvature
+        inertia = k / (k + 3)
+        ahead = step + inertia * (step - weight)
+        bias_ahead = bias_step + inertia * (bias_step - bias)
+        weight, bias = step, bias_step
+    return weight, bias
+
+
+def _shares(z: Tensor) -> Tensor:
+    """One over the number of samples, for every sample: (T, n, 1)."""
+    return z.new_full((*z.shape[:2], 1), 1 / max(z.shape[1], 1))
 
 
 @torch.no_grad()

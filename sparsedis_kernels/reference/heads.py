@@ -1,4 +1,4 @@
-"""Sparse linear heads of many tasks: the penalised least-squares fit."""
+"""Sparse linear heads of many tasks: the penalised fit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsedis_kernels.reference.heads_batch import layout_of, not_finite, per_task
 from sparsedis_kernels.reference.heads_gap import relative_gap
 from sparsedis_kernels.reference.heads_problem import HeadsProblem, make_problem
+from sparsedis_kernels.reference.losses import Squared
 from sparsedis_kernels.reference.prox import soft_threshold, solve_tree
 
 CHECK_EVERY = 10
@@ -39,21 +40,34 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     return torch.where((info == 0)[:, None, None], solution, torch.nan)
 
 
-class Smooth(NamedTuple):
-    """The quadratic part of the problem as proximal gradient steps need it."""
+class Quadratic(NamedTuple):
+    """The squared loss as proximal gradient steps need it."""
 
+    lipschitz: Tensor  # largest eigenvalue of A'A, or 1 where A is 0: (T, 1, 1)
     operator: Tensor  # A'A (T, M, M) if it is the smaller, else A (T, n, M)
     correlation: Tensor  # A'B, (T, M, C)
-    lipschitz: Tensor  # largest eigenvalue of A'A, or 1 where A is 0: (T, 1, 1)
 
-    def gradient(self, w: Tensor) -> Tensor:
-        """A'(A w - B): (T, M, C)."""
+    def gradient(self, problem: HeadsProblem, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """A'(A w - B), (T, M, C), and the bias, which is 0."""
         image = self.operator @ w
         square = self.operator.shape[1] == self.operator.shape[2]
-        return (image if square else self.operator.mT @ image) - self.correlation
+        return (image if square else self.operator.mT @ image) - self.correlation, bias
 
 
-def make_smooth(problem: HeadsProblem) -> Smooth:
+class Curved(NamedTuple):
+    """Any other loss as proximal gradient steps need it."""
+
+    lipschitz: Tensor  # the loss's curvature times the largest eigenvalue of A'A: (T, 1, 1)
+
+    def gradient(self, problem: HeadsProblem, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss minimised over the bias, and that bias, found from `bias`."""
+        scores = problem.z @ w
+        bias = problem.bias(scores, bias)
+        mean = problem.loss.mean(scores + bias + problem.limit)
+        return problem.correlate(mean - problem.y), bias
+
+
+def make_smooth(problem: HeadsProblem) -> Quadratic | Curved:
     """Choose the smaller side and find the step size, by the exact eigenvalues of its Gram."""
     a = problem.design
     gram = a @ a.mT if problem.few_rows else a.mT @ a
@@ -62,8 +76,10 @@ def make_smooth(problem: HeadsProblem) -> Smooth:
     else:
         largest = a.new_zeros(a.shape[0], 1, 1)
     # Eigenvalues err by rounding, and the step must not be too long.
-    lipschitz = torch.where(largest > 0, largest * (1 + 1e-12), 1)
-    return Smooth(a if problem.few_rows else gram, a.mT @ problem.target, lipschitz)
+    lipschitz = torch.where(largest > 0, problem.loss.curvature * largest * (1 + 1e-12), 1)
+    if not isinstance(problem.loss, Squared):
+        return Curved(lipschitz)
+    return Quadratic(lipschitz, a if problem.few_rows else gram, a.mT @ problem.target)
 
 
 class Iterate(NamedTuple):
@@ -72,16 +88,18 @@ class Iterate(NamedTuple):
     w: Tensor  # (T, M, C)
     extrapolated: Tensor  # (T, M, C)
     momentum: Tensor  # (T, 1, 1)
+    bias: Tensor  # best at the extrapolated point before: (T, 1, C)
 
 
-def advance(problem: HeadsProblem, smooth: Smooth, state: Iterate) -> Iterate:
+def advance(problem: HeadsProblem, smooth: Quadratic | Curved, state: Iterate) -> Iterate:
     """One step of FISTA (Beck and Teboulle 2009) in the metric of the tasks' Lipschitz constants.
 
     The momentum restarts where it points uphill (O'Donoghue and Candes 2015): per task, or for
     all of them at once if they are coupled.
     """
     metric, levels = smooth.lipschitz, problem.levels
-    u = metric * state.extrapolated - smooth.gradient(state.extrapolated)
+    gradient, bias = smooth.gradient(problem, state.extrapolated, state.bias)
+    u = metric * state.extrapolated - gradient
     u = soft_threshold(u, levels.l1, problem.nonneg)
     w = solve_tree(u, metric + problem.ridge, levels.group, levels.shared)
     moved = w - state.w
@@ -90,7 +108,7 @@ def advance(problem: HeadsProblem, smooth: Smooth, state: Iterate) -> Iterate:
     following = (1 + (1 + 4 * state.momentum.square()).sqrt()) / 2
     momentum = torch.where(uphill > 0, 1, following)
     inertia = torch.where(uphill > 0, 0, (state.momentum - 1) / following)
-    return Iterate(w, w + inertia * moved, momentum)
+    return Iterate(w, w + inertia * moved, momentum, bias)
 
 
 def solve_proximal(
@@ -101,12 +119,12 @@ def solve_proximal(
     Returns the weights (T, M, C) and the iterations (T,). Tasks that are done leave the batch.
     """
     smooth, done = make_smooth(problem), 0
-    state = Iterate(start, start, torch.ones_like(smooth.lipschitz))
+    state = Iterate(start, start, torch.ones_like(smooth.lipschitz), torch.zeros_like(start[:, :1]))
     steps = torch.zeros(len(start), dtype=torch.int32, device=start.device)
     active = (relative_gap(problem, rounded(start, dtype)) > tol).nonzero()[:, 0]
     while len(active) and done < max_iter:
         part = problem if problem.coupled else problem.select(active)
-        local = Smooth(*(x[active] for x in smooth))
+        local = type(smooth)(*(x[active] for x in smooth))
         current = Iterate(*(x[active] for x in state))
         count = min(CHECK_EVERY, max_iter - done)
         for _ in range(count):
@@ -142,10 +160,11 @@ def rounded(w: Tensor, dtype: torch.dtype) -> Tensor:
 
 def starting_point(problem: HeadsProblem, init: Tensor | None, bad: Tensor) -> Tensor:
     """Feasible warm start; 0 where it is missing, bad, or the target leaves nothing to fit."""
+    zero = torch.zeros_like(problem.correlate(problem.y))
     if init is None:
-        return torch.zeros_like(problem.design.mT @ problem.target)
-    idle = bad | (problem.target == 0).flatten(1).all(1)
-    start = torch.where(per_task(idle, 3), 0, init.double())
+        return zero
+    idle = bad | (problem.loss_at(problem.scores(zero)) == 0)
+    start = torch.where(per_task(idle, 3) | (problem.limit != 0), 0, init.double())
     return start.clamp_min(0) if problem.nonneg else start
 
 
@@ -154,6 +173,7 @@ def fit_heads(
     y: Tensor,
     offsets: Tensor | None,
     sample_weight: Tensor | None,
+    loss: int,
     l1: Tensor | None,
     group: Tensor | None,
     shared: Tensor | None,
@@ -165,34 +185,37 @@ def fit_heads(
     tol: float,
     max_iter: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Minimise sum_t 1/2 sum_i p_ti ||z_ti W_t + b_t - y_ti||^2 + Omega(W), p = s_i / sum s.
+    """Minimise sum_ti p_ti l(z_ti W_t + b_t; y_ti) + Omega(W), p = s_i / sum s.
 
-    Omega as in `prox`. Layouts: dense z (T, n, M), y (T, n, C); ragged z (N, M), y (N, C) with
-    `offsets` (T + 1,); one design for all tasks z (n, M), y (T, n, C). `sample_weight` s >= 0 is
-    (T, n), (N,), or (n,) or (T, n) for a shared design. The intercept b is not penalised. A
-    feature on which no level acts gets a ridge of 1e-10 (1e-6 below float64) of its curvature.
+    l is `LOSSES[loss]`, Omega as in `prox`. Layouts: dense z (T, n, M), y (T, n, C); ragged z
+    (N, M), y (N, C) with `offsets` (T + 1,); one design for all tasks z (n, M), y (T, n, C).
+    `sample_weight` s >= 0 is (T, n), (N,), or (n,) or (T, n) for a shared design. The intercept b
+    is not penalised. A feature on which no level acts gets a ridge of 1e-10 (1e-6 below float64) of
+    its curvature.
 
-    Without l1, group, shared and sign constraint the solution is direct; else accelerated proximal
-    gradient (Beck and Teboulle 2009), from `init` or 0, until the relative duality gap is <= `tol`
-    or `max_iter` is reached. Arithmetic is in float64: in float32 the iteration floors near a gap
-    of 1e-6.
+    A squared loss without l1, group, shared and sign constraint is solved directly; else there is
+    accelerated proximal gradient (Beck and Teboulle 2009), from `init` or 0, until the relative
+    duality gap is <= `tol` or `max_iter` is reached. Arithmetic is in float64: in float32 the
+    iteration floors near a gap of 1e-6.
 
     Returns weight (T, M, C), bias (T, C), gap (T,), n_iter (T,) and status (T,) in int32: 0
-    converged, 1 not, 2 NaN or infinity in the task, or a negative sample weight; then weight,
-    bias and gap are NaN. A task without rows or weight has weight, bias and gap 0.
+    converged, 1 not, 2 NaN or infinity in the task, a negative sample weight or a target that the
+    loss does not take; then weight, bias and gap are NaN. A task without rows or weight has
+    weight, bias and gap 0.
     """
     layout = layout_of(z, y, offsets)
     given = None if init is None else not_finite(init)
     strengths = (l1, group, shared, ridge)
     problem, batch = make_problem(
-        layout, z, y, sample_weight, strengths, scale, nonneg, fit_intercept, given
+        layout, z, y, sample_weight, loss, strengths, scale, nonneg, fit_intercept, given
     )
     weight, n_iter = solve_heads(
         problem, starting_point(problem, init, batch.bad), tol, max_iter, z.dtype
     )
     final = rounded(weight, z.dtype).contiguous()
     gap = relative_gap(problem, final)
-    bias = (batch.y_mean - batch.z_mean @ final).squeeze(1)
+    bias = problem.bias(problem.z @ final) + batch.y_mean - batch.z_mean @ final
+    bias = (problem.loss.determined(bias, problem.limit == 0) + problem.limit).squeeze(1)
     status = torch.where(batch.bad, 2, (gap > tol).int()).int()
     weight, bias, gap = (
         torch.where(per_task(batch.bad, x.dim()), torch.nan, x).to(z.dtype)

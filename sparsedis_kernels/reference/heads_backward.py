@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,12 +31,46 @@ from sparsedis_kernels.reference.strengths import (
 TOLERANCE = 1e-12
 
 
-def apply_hessian(problem: HeadsProblem, w: Tensor, live: Tensor, u: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Curvature:
+    """The Hessian of the loss at a solution, with the bias eliminated."""
+
+    problem: HeadsProblem
+    mean: Tensor  # of the loss at the solution, (T, n, C)
+    of_bias: Tensor | None  # (T, C, C); None without an intercept
+
+    @staticmethod
+    def at(problem: HeadsProblem, w: Tensor) -> Curvature:
+        """The curvature at the weights w."""
+        mean = problem.loss.mean(problem.scores(w))
+        of_bias = problem.loss.bias_hessian(mean, problem.p) if problem.fit_intercept else None
+        return Curvature(problem, mean, of_bias)
+
+    def bias_for(self, pull: Tensor) -> Tensor:
+        """The bias that answers a pull, (T, 1, C), on it; 0 without an intercept."""
+        if self.of_bias is None:
+            return torch.zeros_like(pull)
+        return torch.linalg.solve(self.of_bias, pull.mT).mT
+
+    def scores(self, u: Tensor, pull: Tensor | float = 0.0) -> Tensor:
+        """z u + b for the b that minimises the quadratic model in b, less <pull, b>: (T, n, C)."""
+        v = self.problem.z @ u
+        drift = (self.problem.p * self.curve(v)).sum(1, keepdim=True)
+        return v + self.bias_for(pull - drift)
+
+    def curve(self, v: Tensor) -> Tensor:
+        """The Hessian of every row's loss on scores v: (T, n, C)."""
+        return self.problem.loss.curve(self.mean, v)
+
+
+def apply_hessian(curvature: Curvature, w: Tensor, live: Tensor, u: Tensor) -> Tensor:
     """Apply M, the Hessian of the problem at w on its support: (T, M, C).
 
-    M u = A'A u + ridge u + group (u - wh <wh, u>)/||w_tm|| + shared (u - Wh <Wh, u>)/||W_m||_F.
+    M u = z' p Q(z u + b) + ridge u + group (u - wh <wh, u>)/||w_tm||
+    + shared (u - Wh <Wh, u>)/||W_m||_F, with Q the Hessian of a row's loss.
     """
-    result = problem.design.mT @ (problem.design @ u) + problem.ridge * u
+    problem = curvature.problem
+    result = problem.correlate(curvature.curve(curvature.scores(u))) + problem.ridge * u
     for strength, dim in ((problem.levels.group, (2,)), (problem.levels.shared, (0, 2))):
         if strength is not None:
             inverse = safe_reciprocal(norm(w, dim))
@@ -93,18 +128,19 @@ def solve_quadratic(problem: HeadsProblem, rhs: Tensor) -> Tensor:
     return torch.where(not_finite(u)[:, None, None], 0, u)
 
 
-def solve_hessian(problem: HeadsProblem, w: Tensor, rhs: Tensor) -> Tensor:
+def solve_hessian(curvature: Curvature, w: Tensor, rhs: Tensor) -> Tensor:
     """Solve M u = rhs on the support of w, u = 0 off it: (T, M, C).
 
     Conjugate gradients, preconditioned with the exact inverse of the penalty's Hessian plus the
     diagonal of A'A; a quadratic problem starts from the direct solution.
     """
-    live = live_entries(w, problem.levels, problem.nonneg)
-    diagonal = curvature_of_design(problem.design) + problem.ridge
+    problem = curvature.problem
+    live = live_entries(w, problem.levels, problem.nonneg) & (problem.limit == 0)
+    diagonal = curvature_of_design(problem.p, problem.z) + problem.ridge
     diagonal = torch.where(diagonal > 0, diagonal, 1)
     start = solve_quadratic(problem, rhs) if problem.quadratic else torch.zeros_like(rhs)
     return conjugate_gradient(
-        lambda u: apply_hessian(problem, w, live, u),
+        lambda u: apply_hessian(curvature, w, live, u),
         lambda r: solve_prox_hessian(r, w, diagonal, problem.levels, problem.nonneg),
         torch.where(live, rhs, 0),
         start,
@@ -114,17 +150,17 @@ def solve_hessian(problem: HeadsProblem, w: Tensor, rhs: Tensor) -> Tensor:
 
 
 def row_gradients(
-    problem: HeadsProblem, batch: Batch, w: Tensor, u: Tensor, grad_bias: Tensor
+    curvature: Curvature, batch: Batch, w: Tensor, u: Tensor, grad_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of z (T, n, M), y (T, n, C) and sample weight (T, n), padded.
 
-    With r_i = z_i W + b - y_i and q_i = z_i U + u_b: grad_z_i = -p_i (U r_i + W q_i),
+    With r_i = mean_i - y_i and q_i = z_i U + u_b: grad_z_i = -p_i (U r_i + W Q_i q_i),
     grad_y_i = p_i q_i, grad_p_i = -<r_i, q_i>, grad_s = (grad_p - sum_i p_i grad_p_i)/sum s. An
     unpenalised feature also moves its own ridge, a share of sum_i p_i (z_ij - mean)^2.
     """
-    r, q = batch.z @ w - batch.y, batch.z @ u + grad_bias
-    grad_floor = -(problem.floor * w * u).sum(2)[:, None, :]  # (T, 1, M)
-    grad_z = batch.p * (2 * grad_floor * batch.z - r @ u.mT - q @ w.mT)
+    r, q = curvature.mean - batch.y, curvature.scores(u, grad_bias)
+    grad_floor = -(curvature.problem.floor * w * u).sum(2)[:, None, :]  # (T, 1, M)
+    grad_z = batch.p * (2 * grad_floor * batch.z - r @ u.mT - curvature.curve(q) @ w.mT)
     grad_p = (grad_floor * batch.z.square()).sum(2, keepdim=True) - (r * q).sum(2, keepdim=True)
     grad_s = (grad_p - (batch.p * grad_p).sum(1, keepdim=True)) * safe_reciprocal(batch.total)
     return grad_z, batch.p * q, grad_s.squeeze(2)
@@ -151,6 +187,7 @@ def fit_heads_backward(
     y: Tensor,
     offsets: Tensor | None,
     sample_weight: Tensor | None,
+    loss: int,
     l1: Tensor | None,
     group: Tensor | None,
     shared: Tensor | None,
@@ -162,23 +199,28 @@ def fit_heads_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `fit_heads` at its solution `weight`, by implicit differentiation.
 
-    With M the Hessian on the support and the intercept eliminated, M U = grad_weight -
-    z_mean grad_bias' (Bertrand et al. 2022). Returns the gradients of z, y and sample_weight in
-    their layouts, summed over tasks where these share them, then of l1, group (T, M), shared
-    (M,), ridge (T, M); `needs` says which are wanted, the rest are empty. A task whose weight or
-    cotangent holds NaN or infinity gets NaN and adds nothing to what the tasks share.
+    With M the Hessian on the support and the intercept eliminated, M U is grad_weight less what
+    eliminating it takes of grad_bias (Bertrand et al. 2022). Returns the gradients of z, y and
+    sample_weight in their layouts, summed over tasks where these share them, then of l1, group
+    (T, M), shared (M,), ridge (T, M); `needs` says which are wanted, the rest are empty. A task
+    whose weight or cotangent holds NaN or infinity gets NaN and adds nothing to what the tasks
+    share.
     """
     layout = layout_of(z, y, offsets)
     inputs = (weight, grad_weight, grad_bias)
     bad = torch.stack([not_finite(x) for x in inputs]).any(0)
     strengths = (l1, group, shared, ridge)
     problem, batch = make_problem(
-        layout, z, y, sample_weight, strengths, scale, nonneg, fit_intercept, bad
+        layout, z, y, sample_weight, loss, strengths, scale, nonneg, fit_intercept, bad
     )
     w, grad_w, grad_b = (torch.where(per_task(batch.bad, x.dim()), 0, x.double()) for x in inputs)
+    curvature = Curvature.at(problem, w)
     grad_b = grad_b[:, None, :] * float(fit_intercept)  # (T, 1, C)
-    u = solve_hessian(problem, w, grad_w - batch.z_mean.mT @ grad_b)
-    rows = row_gradients(problem, batch, w, u, grad_b)
+    grad_b = problem.loss.determined(grad_b, problem.limit == 0)
+    grad_w = grad_w - batch.z_mean.mT @ grad_b
+    answer = curvature.curve(curvature.bias_for(grad_b).expand_as(curvature.mean))
+    u = solve_hessian(curvature, w, grad_w - problem.correlate(answer))
+    rows = row_gradients(curvature, batch, w, u, grad_b)
     like = (z, y, z if sample_weight is None else sample_weight)
     grads = [to_layout(x, layout, t, batch.bad) for x, t in zip(rows, like, strict=True)]
     for k, x in enumerate(strength_gradients(w, u, scale)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.reference.losses import Loss, Squared
 from sparsedis_kernels.reference.strengths import safe_reciprocal
 
 
@@ -63,10 +64,10 @@ class Batch:
     z: Tensor  # (T, n, M), minus z_mean
     y: Tensor  # (T, n, C), minus y_mean
     z_mean: Tensor  # (T, 1, M), 0 without an intercept
-    y_mean: Tensor  # (T, 1, C), 0 without an intercept
+    y_mean: Tensor  # (T, 1, C), 0 unless the targets are centred
     p: Tensor  # (T, n, 1), sample weights over their sum
     total: Tensor  # (T, 1, 1), that sum
-    bad: Tensor  # (T,), bool: the task holds NaN, infinity or a negative sample weight
+    bad: Tensor  # (T,), bool: NaN, infinity, a negative sample weight or an impossible target
 
 
 def make_batch(
@@ -74,6 +75,7 @@ def make_batch(
     z: Tensor,
     y: Tensor,
     sample_weight: Tensor | None,
+    loss: Loss,
     fit_intercept: bool,
     bad: Tensor,
 ) -> Batch:
@@ -84,13 +86,15 @@ def make_batch(
     else:
         s = z.new_ones(z.shape[:2]) if layout.real is None else layout.real.double()
     bad = bad | not_finite(z) | not_finite(y) | not_finite(s) | (s < 0).any(1)
+    bad = bad | ((s != 0) & ~loss.takes(y)).any(1)
     z, y, s = (torch.where(per_task(bad, x.dim()), 0, x) for x in (z, y, s))
     total = s.sum(1)[:, None, None]
     p = s[:, :, None] * safe_reciprocal(total)
+    z_mean, y_mean = z.new_zeros(len(z), 1, z.shape[2]), y.new_zeros(len(y), 1, y.shape[2])
     if fit_intercept:
-        z_mean, y_mean = weighted_mean(z, p), weighted_mean(y, p)
-    else:
-        z_mean, y_mean = z.new_zeros(len(z), 1, z.shape[2]), y.new_zeros(len(y), 1, y.shape[2])
+        z_mean = weighted_mean(z, p)
+    if fit_intercept and isinstance(loss, Squared):
+        y_mean = weighted_mean(y, p)
     return Batch(z - z_mean, y - y_mean, z_mean, y_mean, p, total, bad)
 
 

@@ -85,16 +85,18 @@ def penalty_per_task(problem: HeadsProblem, w: Tensor) -> Tensor:
 def relative_gap(problem: HeadsProblem, w: Tensor) -> Tensor:
     """Duality gap over the objective at w = 0, per task or, if coupled, over all tasks: (T,).
 
-    At the dual point s R, R = B - A w, g = A'R, primal minus dual is
-    1/2 (1 - s)^2 ||R||^2 + Omega(w) + Omega*(s g) - s <g, w>, without the cancellation between
-    two objectives.
+    With m the mean at w, g = sum_i p_i z_i'(y_i - m_i), at the dual point s (y - m) primal minus
+    dual is sum_i p_i D((1 - s) y_i + s m_i) + Omega(w) + Omega*(s g) - s <g, w>, D the divergence
+    from the scores at w: without the cancellation between two objectives.
     """
-    residual = problem.target - problem.design @ w
-    g = problem.design.mT @ residual
+    scores = problem.scores(w)
+    mean = problem.loss.mean(scores)
+    g = problem.correlate(problem.y - mean)
     s = dual_scale(problem, g)
-    loss = ((1 - s).square() * residual.square()).sum((1, 2)) / 2
+    between = problem.loss.divergence((1 - s) * problem.y + s * mean, scores)
+    loss = (problem.p[:, :, 0] * between).sum(1)
     gap = loss + penalty_per_task(problem, w) + conjugate(problem, s * g) - (s * g * w).sum((1, 2))
-    start = problem.target.square().sum((1, 2)) / 2
+    start = problem.loss_at(problem.scores(torch.zeros_like(w)))
     if problem.levels.shared is not None:
         shared = (problem.levels.shared * norm(w, (0, 2))).sum()
         gap, start = (gap.sum() + shared).expand(len(gap)), start.sum().expand(len(gap))
@@ -108,6 +110,7 @@ def duality_gap(
     y: Tensor,
     offsets: Tensor | None,
     sample_weight: Tensor | None,
+    loss: int,
     l1: Tensor | None,
     group: Tensor | None,
     shared: Tensor | None,
@@ -127,7 +130,7 @@ def duality_gap(
     strengths = (l1, group, shared, ridge)
     bad = not_finite(weight)
     problem, batch = make_problem(
-        layout, z, y, sample_weight, strengths, scale, nonneg, fit_intercept, bad
+        layout, z, y, sample_weight, loss, strengths, scale, nonneg, fit_intercept, bad
     )
     w = torch.where(per_task(batch.bad, 3), 0, weight.double())
     return torch.where(batch.bad, torch.nan, relative_gap(problem, w)).to(z.dtype)
@@ -138,6 +141,7 @@ def lambda_max(
     y: Tensor,
     offsets: Tensor | None,
     sample_weight: Tensor | None,
+    loss: int,
     l1: Tensor | None,
     group: Tensor | None,
     shared: Tensor | None,
@@ -155,9 +159,10 @@ def lambda_max(
     strengths = (l1, group, shared, None)
     levels_only = [*scale[:3], 0.0]
     problem, batch = make_problem(
-        layout, z, y, sample_weight, strengths, levels_only, nonneg, fit_intercept
+        layout, z, y, sample_weight, loss, strengths, levels_only, nonneg, fit_intercept
     )
-    g = problem.design.mT @ problem.target
+    zero = torch.zeros_like(problem.correlate(problem.y))
+    g = problem.correlate(problem.y - problem.loss.mean(problem.scores(zero)))
     free = unpenalised(problem.levels._replace(ridge=None), problem.ridge)
     pushed = g.clamp_min(0) if nonneg else g
     unbounded = (free & (pushed != 0)).flatten(1).any(1)  # (T,)

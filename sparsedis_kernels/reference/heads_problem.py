@@ -1,4 +1,4 @@
-"""The penalised least-squares problem of a batch of tasks, ready to be solved."""
+"""The penalised problem of a batch of tasks, ready to be solved."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sparsedis_kernels.reference.heads_batch import (
     not_finite,
     per_task,
 )
+from sparsedis_kernels.reference.losses import LOSSES, Loss, Squared, best_bias
 from sparsedis_kernels.reference.strengths import (
     Strengths,
     StrengthTensors,
@@ -23,18 +24,32 @@ from sparsedis_kernels.reference.strengths import (
 
 @dataclass(frozen=True)
 class HeadsProblem:
-    """sum_t 1/2 ||A_t W_t - B_t||^2 + Omega(W), and W >= 0 if `nonneg`.
+    """sum_ti p_ti l(z_ti W_t + b_t; y_ti) + Omega(W), and W >= 0 if `nonneg`.
 
     Levels that act nowhere are None; the ridge is always there, floor included. With a shared
-    level the tasks are coupled.
+    level the tasks are coupled. The squared loss of centred rows is 1/2 ||A W - B||^2.
     """
 
-    design: Tensor  # A, (T, n, M)
-    target: Tensor  # B, (T, n, C)
+    loss: Loss
+    z: Tensor  # (T, n, M), centred where there is an intercept
+    y: Tensor  # (T, n, C), centred for the squared loss
+    p: Tensor  # (T, n, 1)
+    limit: Tensor  # of the bias, where no finite one is best, else 0: (T, 1, C)
+    fit_intercept: bool
     levels: Strengths  # (T, M, 1); shared (1, M, 1)
     ridge: Tensor  # (T, M, 1)
     floor: Tensor  # d ridge / d sum_i A_ij^2, not 0 on unpenalised features: (T, M, 1)
     nonneg: bool
+
+    @property
+    def design(self) -> Tensor:
+        """A = sqrt(p) z: (T, n, M)."""
+        return self.p.sqrt() * self.z
+
+    @property
+    def target(self) -> Tensor:
+        """B = sqrt(p) y: (T, n, C)."""
+        return self.p.sqrt() * self.y
 
     @property
     def coupled(self) -> bool:
@@ -43,26 +58,50 @@ class HeadsProblem:
 
     @property
     def quadratic(self) -> bool:
-        """Say whether nothing but the ridge acts."""
+        """Say whether the problem is linear: nothing but the ridge acts on a squared loss."""
         levels = (self.levels.l1, self.levels.group, self.levels.shared)
-        return not self.nonneg and all(level is None for level in levels)
+        free = not self.nonneg and all(level is None for level in levels)
+        return free and isinstance(self.loss, Squared)
 
     @property
     def few_rows(self) -> bool:
         """Say whether A A' is smaller than A'A."""
-        return self.design.shape[1] < self.design.shape[2]
+        return self.z.shape[1] < self.z.shape[2]
 
     def select(self, tasks: Tensor) -> HeadsProblem:
         """Keep some of the tasks of an uncoupled problem."""
         l1, group = (x if x is None else x[tasks] for x in self.levels[:2])
         return replace(
             self,
-            design=self.design[tasks],
-            target=self.target[tasks],
+            z=self.z[tasks],
+            y=self.y[tasks],
+            p=self.p[tasks],
+            limit=self.limit[tasks],
             levels=self.levels._replace(l1=l1, group=group, ridge=self.ridge[tasks]),
             ridge=self.ridge[tasks],
             floor=self.floor[tasks],
         )
+
+    def bias(self, scores: Tensor, start: Tensor | None = None) -> Tensor:
+        """Finite part of the best bias for z W, after centring: (T, 1, C)."""
+        zero = scores.new_zeros(len(scores), 1, scores.shape[2])
+        if isinstance(self.loss, Squared) or not self.fit_intercept:
+            return zero
+        start = zero if start is None else start
+        return best_bias(self.loss, scores, self.y, self.p, self.limit, start)
+
+    def scores(self, w: Tensor) -> Tensor:
+        """z W + b with the best bias: (T, n, C)."""
+        scores = self.z @ w
+        return scores + self.bias(scores) + self.limit
+
+    def correlate(self, residual: Tensor) -> Tensor:
+        """sum_i p_i z_i' residual_i: (T, M, C)."""
+        return self.z.mT @ (self.p * residual)
+
+    def loss_at(self, scores: Tensor) -> Tensor:
+        """sum_i p_i l(scores_i; y_i), less the least that any scores can reach: (T,)."""
+        return (self.p[:, :, 0] * self.loss.divergence(self.y, scores)).sum(1)
 
 
 def make_problem(
@@ -70,6 +109,7 @@ def make_problem(
     z: Tensor,
     y: Tensor,
     sample_weight: Tensor | None,
+    loss: int,
     strengths: StrengthTensors,
     scale: list[float],
     nonneg: bool,
@@ -81,21 +121,22 @@ def make_problem(
     like = z.new_empty(0, dtype=torch.float64)
     levels = effective_strengths(like, strengths, scale)
     dropped = bad_strengths(levels, size, z.device)
+    kind = LOSSES[loss]
     batch = make_batch(
-        layout, z, y, sample_weight, fit_intercept, dropped if bad is None else dropped | bad
+        layout, z, y, sample_weight, kind, fit_intercept, dropped if bad is None else dropped | bad
     )
     levels = clean_levels(levels, size, batch.bad)
-    root = batch.p.sqrt()
-    design = root * batch.z
+    limit = kind.limit(batch.y, batch.p, fit_intercept)
     share = 1e-10 if z.dtype == torch.float64 else 1e-6
-    ridge, floor = floored_ridge(levels, curvature_of_design(design), share)
+    ridge, floor = floored_ridge(levels, curvature_of_design(batch.p, batch.z), share)
     levels = levels._replace(ridge=ridge)
-    return HeadsProblem(design, root * batch.y, levels, ridge, floor, nonneg), batch
+    data = (batch.z, batch.y, batch.p, limit, fit_intercept)
+    return HeadsProblem(kind, *data, levels, ridge, floor, nonneg), batch
 
 
-def curvature_of_design(design: Tensor) -> Tensor:
-    """Diagonal h_tj = sum_i A_ij^2 of the Gram matrices: (T, M, 1)."""
-    return design.square().sum(1)[:, :, None]
+def curvature_of_design(p: Tensor, z: Tensor) -> Tensor:
+    """Diagonal h_tj = sum_i p_i z_ij^2 of the Gram matrices: (T, M, 1)."""
+    return (p * z.square()).sum(1)[:, :, None]
 
 
 def bad_strengths(levels: Strengths, size: tuple[int, int, int], device: torch.device) -> Tensor:

@@ -66,7 +66,7 @@ def head_cases(dtype):
             [1.0, 0.1, 1.0 if layout == "dense" else 0.0, 0.0],
             False,
         )
-        samples = (z, y, s.offsets, weight)
+        samples = (z, y, s.offsets, weight, 0)
         head = torch.randn(tasks, features, outputs, dtype=dtype)
         bias = torch.randn(tasks, outputs, dtype=dtype)
         yield "fit_heads", (*samples, *penalty, True, None, 1e-3, 500)

@@ -116,10 +116,11 @@ class Heads:
     sample_weight: Tensor | None = None
     nonneg: bool = False
     fit_intercept: bool = True
+    loss: int = 0
 
     def problem(self) -> tuple:
         return (
-            *(self.z, self.y, self.offsets, self.sample_weight, *self.strengths),
+            *(self.z, self.y, self.offsets, self.sample_weight, self.loss, *self.strengths),
             *(self.scale, self.nonneg, self.fit_intercept),
         )
 
@@ -131,7 +132,7 @@ class Heads:
     def lambda_max(self) -> Tensor:
         l1, group, shared = self.strengths[:3]
         shared = shared if self.scale[2] else None
-        data = (self.z, self.y, self.offsets, self.sample_weight, l1, group, shared)
+        data = (self.z, self.y, self.offsets, self.sample_weight, self.loss, l1, group, shared)
         return reference.lambda_max(*data, self.scale, self.fit_intercept, self.nonneg)
 
     def gap(self, weight: Tensor) -> Tensor:

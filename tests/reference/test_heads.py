@@ -279,8 +279,10 @@ def test_bad_task_spoils_no_other(scale: list[float], where: str) -> None:
     assert bool(weight[1].isnan().all())
     assert bool(bias[1].isnan().all())
     assert bool(gap[1].isnan())
-    for actual, other in zip((weight, bias, gap), expected, strict=False):
+    for actual, other in zip((weight, bias), expected, strict=False):
         assert torch.equal(actual[[0, 2]], other[[0, 2]])
+    # Coupled tasks share the roots in the gap; the bad task's missing ridge moves them by rounding.
+    torch.testing.assert_close(gap[[0, 2]], expected[2][[0, 2]], rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("scale", [[1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 0]], ids=scale_id)

@@ -21,7 +21,7 @@ intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["bias"
 def problem_of(case: Heads) -> HeadsProblem:
     return make_problem(
         layout_of(case.z, case.y, case.offsets),
-        *(case.z, case.y, case.sample_weight, tuple(case.strengths)),
+        *(case.z, case.y, case.sample_weight, case.loss, tuple(case.strengths)),
         *(case.scale, case.nonneg, case.fit_intercept),
     )[0]
 
