@@ -1,14 +1,14 @@
-"""What to say when a package of the optional ``train`` extra is missing."""
+"""What to say when a package of an optional extra is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 @contextmanager
-def train_extra(caller: str) -> Iterator[None]:
-    """Around an import from the ``train`` extra: a missing package becomes one plain sentence.
+def needs_extra(caller: str, extra: str) -> Iterator[None]:
+    """Around an import from the optional ``extra``: a missing package becomes one plain sentence.
 
     Raises:
         ImportError: the package is not installed; names ``caller``, the package and the remedy.
@@ -17,5 +17,10 @@ def train_extra(caller: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        hint = "pip install 'sparsedis-kernels[train]'"
+        hint = f"pip install 'sparsedis-kernels[{extra}]'"
         raise ImportError(f"{caller} needs {package}: {hint}") from error
+
+
+def train_extra(caller: str) -> AbstractContextManager[None]:
+    """``needs_extra`` for the ``train`` extra."""
+    return needs_extra(caller, "train")
