@@ -69,6 +69,12 @@ def rows_of(op, table):
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_limits_and_reasons_in_the_table_are_those_of_the_ops(op, traffic):
+    stated = {(row["limit"], row["reason"]) for row in rows_of(op, traffic)}
+    assert stated == {(OPS[op].limit, OPS[op].reason)}
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_no_op_moves_more_bytes_than_its_limit(op, traffic):
     assert not [row for row in rows_of(op, traffic) if row["ratio"] > OPS[op].limit]
 
