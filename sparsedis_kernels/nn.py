@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedis_kernels.ops import HeadsFit, duality_gap, fit_heads, lambda_max
+from sparsedis_kernels.ops._samples import loss_index
 from sparsedis_kernels.ops.fit_heads import DEFAULT_TOL
 from sparsedis_kernels.ops.unrolled import unrolled_heads
 from sparsedis_kernels.penalty import LEVELS, Penalty
@@ -61,8 +62,7 @@ class SparseHeads(nn.Module):
         there = get_args(Hypergradient)
         if hypergradient not in there:
             raise ValueError(f"SparseHeads: hypergradient={hypergradient!r}, there is {there}")
-        if loss not in DEFAULT_TOL:
-            raise ValueError(f"SparseHeads: loss={loss!r}, there is {tuple(DEFAULT_TOL)}")
+        loss_index("SparseHeads", loss)
         self.penalty = penalty
         self.loss = loss
         self.relative = relative

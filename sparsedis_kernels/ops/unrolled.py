@@ -60,7 +60,7 @@ def unrolled_heads(
     y_mean = _means(s.y, fit_intercept and s.loss == SQUARED)
     kind, steps_bias = LOSSES[s.loss], fit_intercept and s.loss != SQUARED
     z_centred, y_centred = s.z - z_mean, s.y - y_mean
-    limit = kind.limit(y_centred.detach(), _shares(s.z), steps_bias)
+    limit = kind.limit(y_centred.detach(), s.z.new_ones(*s.z.shape[:2], 1), steps_bias)
     weight, bias = _iterate(z_centred, y_centred, penalty, n_steps, kind, limit, steps_bias)
     bias = kind.determined(bias + y_mean - z_mean @ weight, limit == 0) + limit
     return weight.to(s.dtype), bias.squeeze(1).to(s.dtype)
@@ -71,12 +71,12 @@ def _iterate(
     steps_bias: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Weight (T, M, C) and the finite part of the bias for centred features (T, 1, C)."""
-    metric = loss.curvature * _curvature(z)  # (T, 1, 1)
+    n, metric = max(z.shape[1], 1), loss.curvature * _curvature(z)  # metric (T, 1, 1)
     weight = z.new_zeros(z.shape[0], z.shape[2], y.shape[2])
     bias = torch.zeros_like(limit)
     ahead, bias_ahead = weight, bias
     for k in range(n_steps):
-        residual = _shares(z) * (loss.mean(z @ ahead + bias_ahead + limit) - y)
+        residual = (loss.mean(z @ ahead + bias_ahead + limit) - y) / n
         step = prox(ahead - z.mT @ residual / metric, penalty, metric=metric.expand_as(weight))
         bias_step = bias_ahead - steps_bias * residual.sum(1, keepdim=True) / loss.curvature
         inertia = k / (k + 3)
@@ -84,11 +84,6 @@ def _iterate(
         bias_ahead = bias_step + inertia * (bias_step - bias)
         weight, bias = step, bias_step
     return weight, bias
-
-
-def _shares(z: Tensor) -> Tensor:
-    """One over the number of samples, for every sample: (T, n, 1)."""
-    return z.new_full((*z.shape[:2], 1), 1 / max(z.shape[1], 1))
 
 
 @torch.no_grad()

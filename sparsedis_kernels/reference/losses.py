@@ -70,16 +70,16 @@ class Squared(Loss):
 
     name, curvature = "squared", 1.0
 
-    def mean(self, scores: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, scores: Tensor) -> Tensor:
         return scores
 
-    def curve(self, mean: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def curve(self, mean: Tensor, v: Tensor) -> Tensor:
         return v
 
-    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:
         return (scores - q).square().sum(2) / 2
 
-    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:  # noqa: D102
+    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:
         return y.new_zeros(len(y), 1, y.shape[2])
 
 
@@ -91,20 +91,20 @@ class Multinomial(Loss):
 
     name, curvature = "multinomial", 0.5
 
-    def mean(self, scores: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, scores: Tensor) -> Tensor:
         return scores.softmax(2)
 
-    def curve(self, mean: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def curve(self, mean: Tensor, v: Tensor) -> Tensor:
         return mean * (v - (mean * v).sum(2, keepdim=True))
 
-    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:
         return relative_entropy(q, scores.log_softmax(2)).sum(2)
 
     def takes(self, y: Tensor) -> Tensor:
         """Whether a row is a distribution, but for rounding in the caller's dtype: (T, n)."""
         return (y >= 0).all(2) & ((y.sum(2) - 1).abs() < ROUNDING)
 
-    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:  # noqa: D102
+    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:
         weight = (p * y).sum(1, keepdim=True)  # (T, 1, C)
         absent = (weight == 0) & (weight > 0).any(2, keepdim=True)
         return torch.where(absent, -torch.inf, 0.0)
@@ -129,13 +129,13 @@ class Logistic(Loss):
 
     name, curvature = "logistic", 0.25
 
-    def mean(self, scores: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, scores: Tensor) -> Tensor:
         return scores.sigmoid()
 
-    def curve(self, mean: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def curve(self, mean: Tensor, v: Tensor) -> Tensor:
         return mean * (1 - mean) * v
 
-    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:  # noqa: D102
+    def divergence(self, q: Tensor, scores: Tensor) -> Tensor:
         one = relative_entropy(q, logsigmoid(scores))
         zero = relative_entropy(1 - q, logsigmoid(-scores))
         return (one + zero).sum(2)
@@ -144,7 +144,7 @@ class Logistic(Loss):
         """Whether every entry of a row is in [0, 1]: (T, n)."""
         return ((y >= 0) & (y <= 1)).all(2)
 
-    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:  # noqa: D102
+    def limit(self, y: Tensor, p: Tensor, fit_intercept: bool) -> Tensor:
         zero = y.new_zeros(len(y), 1, y.shape[2])
         if not fit_intercept:
             return zero
@@ -166,7 +166,7 @@ def relative_entropy(q: Tensor, log_p: Tensor) -> Tensor:
     """
     p = log_p.exp()
     ratio = torch.where(q > 0, torch.where(q > 0, q, 1).log() - torch.where(q > 0, log_p, 0), 0)
-    return torch.where(q > 0, q * ratio, 0) + p - q
+    return q * ratio + p - q
 
 
 def best_bias(
