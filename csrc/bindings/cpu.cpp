@@ -264,17 +264,17 @@ Tensor feature_usage_backward(Tensor grad, Tensor w) {
 struct Samples {
   Tensor z, y;
   MaybeTensor offsets, weight;
+  int64_t loss;
   bool fit_intercept;
 
   Samples(const Tensor& z_, const Tensor& y_, const MaybeTensor& offsets_,
-          const MaybeTensor& weight_, int64_t loss, bool intercept)
+          const MaybeTensor& weight_, int64_t loss_, bool intercept)
       : z(packed(z_)),
         y(packed(y_)),
         offsets(packed(offsets_)),
         weight(packed(weight_)),
+        loss(loss_),
         fit_intercept(intercept) {
-    STD_TORCH_CHECK(loss == 0, "fit_heads: the CPU kernels solve the squared loss, 0, not loss ",
-                    loss);
     if (offsets) check_offsets();
   }
 
@@ -305,7 +305,8 @@ struct Samples {
             data<Real>(weight),
             one_design(),
             weight && weight->dim() == 2,
-            fit_intercept};
+            fit_intercept,
+            loss};
   }
 };
 

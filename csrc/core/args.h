@@ -91,6 +91,7 @@ struct SamplesArgs {
   bool one_design;
   bool weight_per_task;  // one design only: sample_weight is (T, n)
   bool fit_intercept;
+  int64_t loss;  // as in core/loss.h
 };
 
 template <typename Real>

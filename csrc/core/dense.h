@@ -116,6 +116,38 @@ inline void cholesky_solve(const Real* L, int64_t n, int64_t ld, Real* x) {
   }
 }
 
+// out[0:rows, b:b+tile] = L[0:rows, 0:K] R[0:K, b:b+tile], summed in registers.
+template <int rows, typename Real>
+inline void multiply_tile(const Real* L, int64_t ldl, int64_t K, const Real* R, int64_t ldr,
+                          int64_t b, Real* out, int64_t ldo) {
+  using Vector = typename Simd<Real>::Vector;
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  Vector sum[rows][2] = {};
+  for (int64_t k = 0; k < K; ++k) {
+    const Vector left = *reinterpret_cast<const Vector*>(R + k * ldr + b);
+    const Vector right = *reinterpret_cast<const Vector*>(R + k * ldr + b + lanes);
+    for (int r = 0; r < rows; ++r) {
+      sum[r][0] += L[r * ldl + k] * left;
+      sum[r][1] += L[r * ldl + k] * right;
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    *reinterpret_cast<Vector*>(out + r * ldo + b) = sum[r][0];
+    *reinterpret_cast<Vector*>(out + r * ldo + b + lanes) = sum[r][1];
+  }
+}
+
+// out = L R for a flat L (C, K; ldl) and R (K, columns; ldr); `columns` are whole tiles.
+template <typename Real>
+inline void multiply(const Real* L, int64_t C, int64_t ldl, int64_t K, const Real* R, int64_t ldr,
+                     int64_t columns, Real* out, int64_t ldo) {
+  for (int64_t b = 0; b < columns; b += Simd<Real>::kTile) {
+    int64_t c = 0;
+    for (; c + 4 <= C; c += 4) multiply_tile<4>(L + c * ldl, ldl, K, R, ldr, b, out + c * ldo, ldo);
+    for (; c < C; ++c) multiply_tile<1>(L + c * ldl, ldl, K, R, ldr, b, out + c * ldo, ldo);
+  }
+}
+
 // g[c, :] = sum_i R[i, c] A[i, :], g of shape (C, ldg) in the type `Sum`.
 template <typename Sum, typename Real, typename Residual>
 inline void correlate(const Real* A, const Residual* R, int64_t n, int64_t ld, int64_t C, Sum* g,

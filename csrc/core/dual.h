@@ -51,9 +51,9 @@ inline double dual_norm(const Value* g, int64_t C, int64_t stride, double l1, do
   return nu;
 }
 
-// What the gap needs of R, W and g = A'R: ||R||^2, <g, W> and the penalty's value.
+// What the gap needs of W and g = A'R: <g, W> and the penalty's value.
 struct GapParts {
-  double residual2, correlation, penalty;
+  double correlation, penalty;
 };
 
 // Omega of one task, W of shape (C, ld).
@@ -75,13 +75,13 @@ inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, i
   return value;
 }
 
-// P - D = 1/2 (1 - s)^2 ||R||^2 + Omega(W) + Omega*(s g) - s <g, W> at the dual point s R, where s
-// makes the rows without ridge feasible; a row with ridge has the conjugate
-// ||BST(ST(s g, l1), group)||^2 / (2 ridge). In this form two objectives do not cancel. `scale`
-// multiplies l1 and group.
-template <typename Real, typename Value>
-inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, const Value* g,
-                          int64_t M, int64_t C, int64_t ld, double scale) {
+// P - D = loss(s) + Omega(W) + Omega*(s g) - s <g, W> at the dual point s R, where s makes the rows
+// without ridge feasible; a row with ridge has the conjugate ||BST(ST(s g, l1), group)||^2 /
+// (2 ridge). `loss_of(s)` is the divergence of the point from the scores, 1/2 (1 - s)^2 ||R||^2 for
+// squares. In this form two objectives do not cancel. `scale` multiplies l1 and group.
+template <typename Real, typename Value, typename LossOf>
+inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, LossOf loss_of,
+                          const Value* g, int64_t M, int64_t C, int64_t ld, double scale) {
   double largest = 1;
   for (int64_t j = 0; j < M; ++j) {
     if (p.ridge[j] > 0) continue;
@@ -97,8 +97,12 @@ inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, con
     const double excess = std::max(0.0, free - scale * p.group[j]);
     conjugate += excess * excess / (2 * p.ridge[j]);
   }
-  return std::max(0.0, 0.5 * (1 - s) * (1 - s) * parts.residual2 + parts.penalty + conjugate -
-                           s * parts.correlation);
+  return std::max(0.0, loss_of(s) + parts.penalty + conjugate - s * parts.correlation);
+}
+
+// The squared loss's divergence, from ||R||^2.
+inline auto squared_divergence(double residual2) {
+  return [=](double s) { return 0.5 * (1 - s) * (1 - s) * residual2; };
 }
 
 SPARSEDIS_END

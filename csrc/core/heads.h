@@ -1,8 +1,8 @@
 // One task from samples to head weights: load, choose the method, solve, write.
 #pragma once
 
+#include "curved_solver.h"
 #include "ridge.h"
-#include "sparse_solver.h"
 
 SPARSEDIS_BEGIN
 
@@ -11,6 +11,7 @@ struct HeadWork {
   Task<Real> task;
   SpdSystem<Real> ridge;
   SparseWork<Real> sparse;
+  CurvedWork<Real> curved;
 };
 
 template <typename Real>
@@ -37,6 +38,39 @@ inline void write_head(const Task<Real>& task, const Real* W, const HeadOutput<R
   }
 }
 
+// The bias of a task whose loss is not squared, from the one that fits the centred samples: a class
+// that is none is at -inf, and the others have sum 0, since a shift of all changes nothing.
+template <typename Real>
+inline void write_curved_bias(const Task<Real>& task, const Real* W, const double* centred,
+                              const double* limit, Real* bias) {
+  double sum = 0;
+  int64_t finite = 0;
+  for (int64_t c = 0; c < task.C; ++c) {
+    const double b = centred[c] - dot<double>(W + c * task.ld, task.zbar.get(), task.M);
+    bias[c] = static_cast<Real>(limit[c] == 0 ? b : limit[c]);
+    if (limit[c] == 0) sum += b, ++finite;
+  }
+  if (task.loss != kMultinomial || finite == 0) return;
+  for (int64_t c = 0; c < task.C; ++c)
+    if (limit[c] == 0) bias[c] -= static_cast<Real>(sum / static_cast<double>(finite));
+}
+
+// The same as `fit_head` does for squares, of a task that is loaded: W in work.sparse.W, the gap.
+template <typename Real>
+inline double solve_curved_head(const TaskInput<Real>& in, const Real* init, double tol,
+                                int64_t max_iter, const Real* all_features, HeadWork<Real>& work) {
+  Task<Real>& task = work.task;
+  Curved<Real>& data = work.curved.data;
+  load_curved(in, task, data);
+  evaluate_zero(task, in.fit_intercept, data, work.curved.certified, work.curved.system);
+  if (data.zero == 0) {
+    std::fill_n(work.sparse.W.get(), task.C * task.ld, Real(0));
+    return 0;
+  }
+  CurvedSolve<Real> solve{task, in.fit_intercept, all_features, tol, work.sparse, work.curved};
+  return solve_curved(solve, init, max_iter);
+}
+
 // Solves task t, whose samples are `in`. `init` is (M, C) or null, `all_features` the Gram matrix
 // of a design that all tasks share, or null.
 template <typename Real>
@@ -57,7 +91,11 @@ inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty
   int64_t steps = 0;
   double gap = 0;
   Real* W = work.sparse.W.reserve(task.C * task.ld);
-  if (task.target2 == 0) {
+  if (task.loss != kSquared) {
+    work.sparse.steps = 0;
+    gap = solve_curved_head(in, init, tol, max_iter, all_features, work);
+    steps = work.sparse.steps;
+  } else if (task.target2 == 0) {
     std::fill_n(W, task.C * task.ld, Real(0));
   } else if (task.sparse) {
     gap = solve_sparse(task, init, tol, max_iter, all_features, work.sparse);
@@ -68,6 +106,9 @@ inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty
     gap = solve(task, work.ridge, tol * zero, W, &steps) / zero;
   }
   write_head(task, work.sparse.W.get(), out);
+  if (task.loss != kSquared)
+    write_curved_bias(task, work.sparse.W.get(), work.curved.certified.bias.get(),
+                      work.curved.data.limit.get(), out.bias);
   *out.gap = static_cast<Real>(gap);
   *out.n_iter = static_cast<int32_t>(steps);
   *out.status = gap <= tol ? kConverged : kIterationLimit;

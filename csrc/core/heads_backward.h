@@ -1,8 +1,10 @@
 // The gradient of one task's head by implicit differentiation on its support, in double.
 //
-// With M U = G on the support, G = grad_weight - zbar grad_bias', r_i = z_i W + b - y_i and
-// q_i = (z_i - zbar) U + grad_bias: grad_z_i = -p_i (U r_i + W q_i), grad_y_i = p_i q_i,
-// grad_p_i = -<r_i, q_i>. A feature that nothing penalises also moves its own ridge, the floor.
+// With M U = G on the support, G = grad_weight - zbar grad_bias', r_i = mean_i - y_i (for squares
+// the mean is z_i W + b) and q_i = (z_i - zbar) U + grad_bias: grad_z_i = -p_i (U r_i + W Q q_i), Q
+// the Hessian of the row (for squares 1), grad_y_i = p_i q_i, grad_p_i = -<r_i, q_i>. A feature
+// that nothing penalises also moves its own ridge, the floor. Other losses than squares put the
+// bias that answers U and grad_bias in the place of grad_bias, and take its answer from G.
 #pragma once
 
 #include "heads.h"
@@ -23,7 +25,12 @@ struct HeadBackwardWork {
   Task<double> task;
   SupportSystem<double> system;
   SpdSystem<double> dual;
-  Buffer<double> W, columns, residual, response, row, grad_p, floor_gradient;
+  Buffer<double> W, columns, row, grad_p, floor_gradient;
+  Buffer<double> residual, response, bent;  // r_i, q_i and Q q_i of one sample, (C)
+  Buffer<double> grad_bias, answer;         // the cotangent of the bias, and the bias in q_i
+  Curved<double> curved;                    // the rest is for losses that are not squared
+  Scores<double> scores, sample;
+  CurvedTerm<double> term;
 };
 
 // Rows of W that are not zero, or that nothing holds at zero.
@@ -44,7 +51,7 @@ inline int64_t live_rows(const HeadGradient<Real>& in, Work& work) {
 
 // Gathers W, the right side G and the strengths on the support.
 template <typename Real, typename Work>
-inline void load_support(const HeadGradient<Real>& in, bool fit_intercept, Work& work) {
+inline void load_support(const HeadGradient<Real>& in, Work& work) {
   const Task<double>& task = work.task;
   SupportSystem<double>& s = work.system;
   double* W = work.W.reserve(s.C * s.ld);
@@ -54,9 +61,9 @@ inline void load_support(const HeadGradient<Real>& in, bool fit_intercept, Work&
     s.e.get()[a] = task.penalty.ridge[j];
     group.get()[a] = task.penalty.group[j];
     for (int64_t c = 0; c < s.C; ++c) {
-      const double bias = fit_intercept ? static_cast<double>(in.grad_bias[c]) : 0.0;
       W[c * s.ld + a] = in.weight[j * s.C + c];
-      s.r.get()[c * s.ld + a] = in.grad_weight[j * s.C + c] - task.zbar.get()[j] * bias;
+      s.r.get()[c * s.ld + a] =
+          in.grad_weight[j * s.C + c] - task.zbar.get()[j] * work.grad_bias.get()[c];
     }
   }
   const auto held = [&](int64_t a) {
@@ -122,7 +129,7 @@ inline void solve_adjoint(Work& work) {
   std::copy_n(s.r.get(), s.C * s.ld, rhs.get());
   if (solve_directly(s)) return;
   std::copy_n(rhs.get(), s.C * s.ld, s.r.get());
-  solve_by_cg(s, 1e-14, 10 * s.S * s.C);
+  solve_by_cg(s, GramTerm<double>{s}, 1e-14, 10 * s.S * s.C);
 }
 
 // Strength gradients of the support's rows; the others are 0.
@@ -161,23 +168,29 @@ inline void load_floor_gradients(Work& work) {
   }
 }
 
-// r_i and q_i of one sample, each (C).
+// r_i, q_i and Q q_i of one sample, each (C).
 template <typename Real, typename Work>
-inline void sample_response(const TaskInput<Real>& in, const HeadGradient<Real>& out, int64_t i,
-                            Work& work) {
+inline void sample_response(const TaskInput<Real>& in, int64_t i, Work& work) {
   const Task<double>& task = work.task;
   const SupportSystem<double>& s = work.system;
   double *r = work.residual.get(), *q = work.response.get(), *row = work.row.get();
+  const bool squared = in.loss == kSquared;
   for (int64_t a = 0; a < s.S; ++a) {
     const int64_t j = s.row.get()[a];
     row[a] = in.z[i * in.M + j] - task.zbar.get()[j];
   }
   for (int64_t c = 0; c < in.C; ++c) {
-    r[c] =
-        dot<double>(row, work.W.get() + c * s.ld, s.S) - (in.y[i * in.C + c] - task.ybar.get()[c]);
-    q[c] = dot<double>(row, s.x.get() + c * s.ld, s.S) +
-           (in.fit_intercept ? static_cast<double>(out.grad_bias[c]) : 0.0);
+    const double score = dot<double>(row, work.W.get() + c * s.ld, s.S);
+    (squared ? r : work.sample.S.get())[c] = score;
+    q[c] = dot<double>(row, s.x.get() + c * s.ld, s.S) + work.answer.get()[c];
   }
+  std::copy_n(q, in.C, work.bent.get());
+  if (!squared) {
+    means(in.loss, work.sample, work.scores.bias.get());
+    std::copy_n(work.sample.P.get(), in.C, r);
+    curve(in.loss, r, in.C, 1, work.bent.get(), work.sample.sum.get());
+  }
+  for (int64_t c = 0; c < in.C; ++c) r[c] -= in.y[i * in.C + c] - task.ybar.get()[c];
 }
 
 template <typename Real, typename Work>
@@ -185,12 +198,12 @@ inline void write_sample(const TaskInput<Real>& in, const HeadGradient<Real>& ou
                          Work& work) {
   const SupportSystem<double>& s = work.system;
   const double p = work.task.p.get()[i];
-  const double *r = work.residual.get(), *q = work.response.get();
+  const double *r = work.residual.get(), *q = work.response.get(), *bent = work.bent.get();
   if (out.z) std::fill_n(out.z + i * in.M, in.M, Real(0));
   for (int64_t a = 0; a < s.S && (out.z || out.z_sum); ++a) {
     double sum = 0;
     for (int64_t c = 0; c < in.C; ++c)
-      sum += s.x.get()[c * s.ld + a] * r[c] + work.W.get()[c * s.ld + a] * q[c];
+      sum += s.x.get()[c * s.ld + a] * r[c] + work.W.get()[c * s.ld + a] * bent[c];
     sum -= 2 * work.floor_gradient.get()[a] * work.row.get()[a];
     const int64_t at = i * in.M + s.row.get()[a];
     if (out.z) out.z[at] = static_cast<Real>(-p * sum);
@@ -216,13 +229,13 @@ inline void write_weights(const TaskInput<Real>& in, const HeadGradient<Real>& o
 template <typename Real, typename Work>
 inline void write_gradients(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                             const HeadGradient<Real>& out, Work& work) {
-  work.residual.reserve(in.C), work.response.reserve(in.C);
+  for (Buffer<double>* one : {&work.residual, &work.response, &work.bent}) one->reserve(in.C);
   work.row.reserve(work.system.ld);
   double* grad_p = work.grad_p.reserve(in.n);
   load_floor_gradients(work);
   write_strengths(penalty, out, work);
   for (int64_t i = 0; i < in.n; ++i) {
-    sample_response(in, out, i, work);
+    sample_response(in, i, work);
     write_sample(in, out, i, work);
     grad_p[i] = -dot<double>(work.residual.get(), work.response.get(), in.C);
     for (int64_t a = 0; a < work.system.S; ++a)
@@ -242,6 +255,23 @@ inline void fill_gradients(const TaskInput<Real>& in, const HeadGradient<Real>& 
   for (int64_t i = 0; i < in.n && out.weight_sum; ++i) out.weight_sum[i] += value;
 }
 
+// Of the bias's cotangent, what the loss determines of the bias: nothing where it is at a limit,
+// nor a shift of all classes.
+template <typename Real>
+inline void determine(const TaskInput<Real>& in, const Task<double>& task,
+                      HeadBackwardWork<Real>& work) {
+  load_curved(in, task, work.curved);
+  double *grad = work.grad_bias.get(), sum = 0;
+  const double* limit = work.curved.limit.get();
+  int64_t finite = 0;
+  for (int64_t c = 0; c < in.C; ++c) {
+    if (limit[c] != 0) grad[c] = 0;
+    sum += grad[c], finite += limit[c] == 0;
+  }
+  for (int64_t c = 0; c < in.C && in.loss == kMultinomial && finite > 0; ++c)
+    if (limit[c] == 0) grad[c] -= sum / static_cast<double>(finite);
+}
+
 // False where task t has no gradient to solve for; its outputs are then already written.
 template <typename Real>
 inline bool load_gradient(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty, int64_t t,
@@ -254,8 +284,75 @@ inline bool load_gradient(const TaskInput<Real>& in, const PenaltyArgs<Real>& pe
     return false;
   }
   work.system.shape(live_rows(out, work), in.C);
-  load_support(out, in.fit_intercept, work);
+  double *grad_bias = work.grad_bias.reserve(in.C), *answer = work.answer.reserve(in.C);
+  for (int64_t c = 0; c < in.C; ++c)
+    grad_bias[c] = in.fit_intercept ? static_cast<double>(out.grad_bias[c]) : 0.0;
+  if (in.loss != kSquared) determine(in, task, work);
+  std::copy_n(grad_bias, in.C, answer);
+  load_support(out, work);
   return true;
+}
+
+// Outputs whose bias is at a limit do not move.
+template <typename Real>
+inline void hold_limits(HeadBackwardWork<Real>& work) {
+  SupportSystem<double>& s = work.system;
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t a = 0; a < s.S && work.curved.limit.get()[c] != 0; ++a)
+      s.live.get()[c * s.ld + a] = 0, s.r.get()[c * s.ld + a] = 0;
+}
+
+// The scores and means at the solution, and the loss's part of the Hessian on the support.
+template <typename Real>
+inline void load_solution(const TaskInput<Real>& in, const HeadGradient<Real>& out,
+                          HeadBackwardWork<Real>& work) {
+  const Task<double>& task = work.task;
+  const Curved<double>& data = work.curved;
+  const SupportSystem<double>& s = work.system;
+  CurvedTerm<double>& term = work.term;
+  work.scores.shape(in.C, data.ld, data.limit.get());
+  work.sample.shape(in.C, 1, data.limit.get());
+  std::copy_n(data.start.get(), in.C, work.scores.bias.get());
+  Buffer<double> W(in.C * task.ld);
+  std::fill_n(W.get(), in.C * task.ld, 0.0);
+  for (int64_t j = 0; j < in.M; ++j)
+    for (int64_t c = 0; c < in.C; ++c) W.get()[c * task.ld + j] = out.weight[j * in.C + c];
+  evaluate_all(task, in.fit_intercept, data, W.get(), work.scores, term.system);
+  term.loss = in.loss, term.fit_intercept = in.fit_intercept;
+  shape_term(term, in.n, s.S, in.C, s.ld, data.ld);
+  std::fill_n(term.At.get(), s.S * data.ld, 0.0);
+  for (int64_t i = 0; i < in.n; ++i) {
+    std::fill_n(term.A.get() + i * s.ld, s.ld, 0.0);
+    for (int64_t a = 0; a < s.S; ++a)
+      term.A.get()[i * s.ld + a] = term.At.get()[a * data.ld + i] =
+          task.A.get()[i * task.ld + s.row.get()[a]];
+  }
+  load_term(data, work.scores, term);
+}
+
+// U on the support, and the bias that answers it and grad_bias.
+template <typename Real>
+inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<Real>& out,
+                                 HeadBackwardWork<Real>& work) {
+  SupportSystem<double>& s = work.system;
+  CurvedTerm<double>& term = work.term;
+  load_solution(in, out, work);
+  std::fill_n(term.T.get(), in.C * term.ld, 0.0);
+  if (in.fit_intercept) {
+    answer_bias(term, work.grad_bias.get());
+    add_answer(term);
+    multiply(term.T.get(), in.C, term.ld, in.n, term.A.get(), s.ld, s.ld, s.Hp.get(), s.ld);
+    for (int64_t c = 0; c < s.C; ++c)
+      for (int64_t a = 0; a < s.S; ++a)
+        if (s.live.get()[c * s.ld + a]) s.r.get()[c * s.ld + a] -= s.Hp.get()[c * s.ld + a];
+  }
+  hold_limits(work);
+  solve_by_cg(s, term, 1e-14, 10 * s.S * s.C);
+  if (!in.fit_intercept) return;
+  multiply(s.x.get(), in.C, s.ld, s.S, term.At.get(), term.ld, term.ld, term.T.get(), term.ld);
+  curve(in.loss, term.P, in.C, term.ld, term.T.get(), term.along.get());
+  answer_bias(term, work.grad_bias.get());
+  std::copy_n(term.answer.get(), in.C, work.answer.get());
 }
 
 template <typename Real>
@@ -263,7 +360,7 @@ inline void fit_head_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>
                               int64_t t, const HeadGradient<Real>& out,
                               HeadBackwardWork<Real>& work) {
   if (!load_gradient(in, penalty, t, out, work)) return;
-  solve_adjoint(work);
+  in.loss == kSquared ? solve_adjoint(work) : solve_curved_adjoint(in, out, work);
   write_gradients(in, penalty, out, work);
 }
 

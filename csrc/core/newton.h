@@ -8,7 +8,7 @@ SPARSEDIS_BEGIN
 
 // How a Newton system is solved.
 struct NewtonRule {
-  bool direct;  // exactly, else by conjugate gradients to 0.3 in at most 40 steps
+  bool direct;  // exactly, else by conjugate gradients
   double gap;   // the current relative gap, which sets the damping
 };
 
@@ -32,22 +32,20 @@ template <typename Real>
 inline int64_t support_rows(const WorkingSet<Real>& ws, int64_t* rows) {
   int64_t S = 0;
   for (int64_t k = 0; k < ws.size; ++k) {
-    bool any = false;
+    bool any = !ws.held;
     for (int64_t c = 0; c < ws.C; ++c) any |= ws.W.get()[c * ws.ld + k] != 0;
     if (any) rows[S++] = k;
   }
   return S;
 }
 
-// Copies the support's rows of G, W, q and the strengths.
+// Copies the support's rows of W, q and the strengths.
 template <typename Real>
 inline void gather_support(const WorkingSet<Real>& ws, NewtonWork<Real>& work) {
   SupportSystem<Real>& s = work.system;
   work.shape(s.C, s.ld);
   for (int64_t a = 0; a < s.S; ++a) {
     const int64_t k = s.row.get()[a];
-    for (int64_t b = 0; b < s.S; ++b)
-      s.G.get()[a * s.ld + b] = ws.G.get()[k * ws.ld + s.row.get()[b]];
     for (int64_t c = 0; c < s.C; ++c) {
       work.W.get()[c * s.ld + a] = ws.W.get()[c * ws.ld + k];
       work.q.get()[c * s.ld + a] = ws.q.get()[c * ws.ld + k];
@@ -56,6 +54,13 @@ inline void gather_support(const WorkingSet<Real>& ws, NewtonWork<Real>& work) {
     work.l1.get()[a] = static_cast<Real>(ws.scale * ws.l1.get()[k]);
     work.group.get()[a] = static_cast<Real>(ws.scale * ws.group.get()[k]);
   }
+}
+
+template <typename Real>
+inline void gather_gram(const WorkingSet<Real>& ws, SupportSystem<Real>& s) {
+  for (int64_t a = 0; a < s.S; ++a)
+    for (int64_t b = 0; b < s.S; ++b)
+      s.G.get()[a * s.ld + b] = ws.G.get()[s.row.get()[a] * ws.ld + s.row.get()[b]];
 }
 
 // r = -gradient on the live entries.
@@ -72,11 +77,11 @@ inline void descent_rhs(NewtonWork<Real>& work) {
     }
 }
 
-// d/d alpha of the objective at W + alpha x, which is convex in alpha.
+// d/d alpha of the penalty at W + alpha x, which is convex in alpha.
 template <typename Real>
-inline double slope_along(const NewtonWork<Real>& work, double alpha) {
+inline double penalty_slope(const NewtonWork<Real>& work, double alpha) {
   const SupportSystem<Real>& s = work.system;
-  const Real *x = s.x.get(), *W = work.W.get(), *Gx = work.G_delta.get();
+  const Real *x = s.x.get(), *W = work.W.get();
   double slope = 0;
   for (int64_t j = 0; j < s.S; ++j) {
     double norm2 = 0, w_x = 0;
@@ -85,7 +90,6 @@ inline double slope_along(const NewtonWork<Real>& work, double alpha) {
       const double at_alpha = W[i] + alpha * x[i];
       norm2 += at_alpha * at_alpha;
       w_x += at_alpha * x[i];
-      slope += x[i] * (alpha * Gx[i] - work.q.get()[i]);
       slope += work.l1.get()[j] * (at_alpha > 0 ? x[i] : (at_alpha < 0 ? -x[i] : Real(0)));
     }
     slope += work.ridge.get()[j] * w_x;
@@ -94,15 +98,23 @@ inline double slope_along(const NewtonWork<Real>& work, double alpha) {
   return slope;
 }
 
-// alpha in (0, 1]: 1 where the slope there is small, else a bisected root of the slope.
+// The same of the objective with a squared loss, as a function of alpha.
 template <typename Real>
-inline double line_search(const NewtonWork<Real>& work) {
-  const double start = slope_along(work, 0.0);
-  if (slope_along(work, 1.0) <= 0.3 * std::fabs(start)) return 1.0;
+inline auto squared_slope(const NewtonWork<Real>& work) {
+  const SupportSystem<Real>& s = work.system;
+  const double curvature = inner(s, s.x.get(), work.G_delta.get());
+  const double pull = inner(s, s.x.get(), work.q.get());
+  return [=, &work](double alpha) { return alpha * curvature - pull + penalty_slope(work, alpha); };
+}
+
+// alpha in (0, 1]: 1 where the slope there is small, else a bisected root of the slope.
+template <typename Slope>
+inline double line_search(Slope slope) {
+  if (slope(1.0) <= 0.3 * std::fabs(slope(0.0))) return 1.0;
   double low = 0, high = 1;
   for (int step = 0; step < 12; ++step) {
     const double middle = 0.5 * (low + high);
-    (slope_along(work, middle) <= 0 ? low : high) = middle;
+    (slope(middle) <= 0 ? low : high) = middle;
   }
   return 0.5 * (low + high);
 }
@@ -142,18 +154,17 @@ inline double objective_change(const NewtonWork<Real>& work, bool nonneg) {
          penalty_of(p, work.W.get(), s.S, s.C, s.ld, 1.0);
 }
 
-// Damping: without it conjugate gradients diverge where the support outgrows the samples.
+// Damping, a share of the `largest` curvature: without it conjugate gradients diverge where the
+// support outgrows the samples.
 template <typename Real>
-inline void damp(NewtonWork<Real>& work, const NewtonRule& rule) {
+inline void damp(NewtonWork<Real>& work, Real largest, bool held, const NewtonRule& rule) {
   SupportSystem<Real>& s = work.system;
-  Real largest = 0;
-  for (int64_t j = 0; j < s.S; ++j) largest = std::max(largest, s.G.get()[j * s.ld + j]);
   const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
   const double damping =
       std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0)) * largest;
   for (int64_t j = 0; j < s.S; ++j) s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
   linearise(s, work.W.get(), work.group.get(), static_cast<Real>(kRadialCap * largest),
-            [&](int64_t) { return true; });
+            [&](int64_t) { return held; });
 }
 
 // One step; false where it would not lower the objective, and then nothing has changed.
@@ -166,14 +177,17 @@ inline bool newton_step(WorkingSet<Real>& ws, NewtonWork<Real>& work, NewtonRule
   s.shape(S, ws.C);
   rule.direct = (rule.direct || ws.C == 1) && S <= kDirectRows;
   gather_support(ws, work);
-  damp(work, rule);
+  gather_gram(ws, s);
+  Real largest = 0;
+  for (int64_t j = 0; j < S; ++j) largest = std::max(largest, s.G.get()[j * s.ld + j]);
+  damp(work, largest, ws.held, rule);
   descent_rhs(work);
   if (!rule.direct || !solve_directly(s)) {
     descent_rhs(work);
-    solve_by_cg(s, 0.3, 40);
+    solve_by_cg(s, GramTerm<Real>{s}, 0.3, 40);
   }
   times(s, s.G, s.x.get(), work.G_delta.get());
-  clip_step(work, line_search(work), ws.nonneg);
+  clip_step(work, line_search(squared_slope(work)), ws.nonneg);
   times(s, s.G, work.delta.get(), work.G_delta.get());
   if (!(objective_change(work, ws.nonneg) < 0)) return false;
   for (int64_t a = 0; a < S; ++a)

@@ -27,7 +27,7 @@ struct Rhythm {
 
 template <typename Real>
 inline bool works_on_all(const Task<Real>& task) {
-  return task.n >= task.M || (task.C == 1 && task.M <= 64);
+  return task.n >= task.M || (task.C == 1 && task.M <= 64) || !task.sparse;
 }
 
 inline Rhythm rhythm_of(bool warm, bool all, int64_t C) {
@@ -53,10 +53,10 @@ inline double full_gap(const Task<Real>& task, const Real* W, Sum* R, Sum* g) {
   double correlation = 0;
   for (int64_t c = 0; c < C; ++c)
     correlation += dot<double>(g + c * task.ld, W + c * task.ld, task.M);
-  const GapParts parts{sum_of_squares(R, task.n * C), correlation,
-                       penalty_of(task.penalty, W, task.M, C, task.ld, 1.0)};
+  const GapParts parts{correlation, penalty_of(task.penalty, W, task.M, C, task.ld, 1.0)};
+  const auto loss_of = squared_divergence(sum_of_squares(R, task.n * C));
   const double zero = 0.5 * task.target2;
-  return duality_gap(task.penalty, parts, g, task.M, C, task.ld, 1.0) / zero;
+  return duality_gap(task.penalty, parts, loss_of, g, task.M, C, task.ld, 1.0) / zero;
 }
 
 // The gap of the current weights; computed in `Real`, and once that meets `tol`, in double.

@@ -2,7 +2,7 @@
 //
 // On the live entries: H V = G V + e V + d_j (V_j - wh_j <wh_j, V_j>), with wh_j = W_j/||W_j||,
 // d_j = group_j/||W_j|| and e the ridge (and damping). Arrays are compact: S rows (features) by C
-// outputs, stored (C, ld).
+// outputs, stored (C, ld). Where the loss is not squared, another term takes the place of G.
 #pragma once
 
 #include "dense.h"
@@ -71,10 +71,19 @@ inline void times(const SupportSystem<Real>& s, const Buffer<Real>& K, const Rea
       out[c * s.ld + j] = dot<Real>(K.get() + j * s.ld, V + c * s.ld, s.S);
 }
 
-// H V
+// The loss's part of H, for squares.
 template <typename Real>
-inline void apply(const SupportSystem<Real>& s, const Real* V, Real* out) {
-  times(s, s.G, V, out);
+struct GramTerm {
+  const SupportSystem<Real>& s;
+
+  void apply(const Real* V, Real* out) { times(s, s.G, V, out); }
+  Real diagonal(int64_t, int64_t j) const { return s.G.get()[j * s.ld + j]; }
+};
+
+// H V
+template <typename Real, typename Term>
+inline void apply(const SupportSystem<Real>& s, Term& term, const Real* V, Real* out) {
+  term.apply(V, out);
   for (int64_t j = 0; j < s.S; ++j) {
     const Real radial = s.d.get()[j] * along(s, V, j);
     for (int64_t c = 0; c < s.C; ++c) {
@@ -93,38 +102,38 @@ inline double inner(const SupportSystem<Real>& s, const Real* a, const Real* b) 
 }
 
 // p = r / diag(H)
-template <typename Real>
-inline void precondition(const SupportSystem<Real>& s, const Real* r, Real* p) {
+template <typename Real, typename Term>
+inline void precondition(const SupportSystem<Real>& s, const Term& term, const Real* r, Real* p) {
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < s.S; ++j) {
       const int64_t i = c * s.ld + j;
       const Real u = s.unit.get()[i];
-      const Real diagonal = s.G.get()[j * s.ld + j] + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
+      const Real diagonal = term.diagonal(c, j) + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
       p[i] = diagonal > 0 ? r[i] / diagonal : Real(0);
     }
 }
 
 // Preconditioned conjugate gradients from 0 on the live entries: x, with r = rhs on entry. Stops at
 // ||residual|| <= eta ||rhs|| in the preconditioned norm.
-template <typename Real>
-inline void solve_by_cg(SupportSystem<Real>& s, double eta, int64_t max_steps) {
+template <typename Real, typename Term>
+inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t max_steps) {
   Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get();
   Buffer<Real> preconditioned(s.C * s.ld);
   Real* z = preconditioned.get();
   std::fill_n(x, s.C * s.ld, Real(0));
-  precondition(s, r, z);
+  precondition(s, term, r, z);
   std::copy_n(z, s.C * s.ld, p);
   double rz = inner(s, r, z);
   const double target = eta * eta * rz;
   for (int64_t step = 0; step < max_steps && rz > target; ++step) {
-    apply(s, p, Hp);
+    apply(s, term, p, Hp);
     const double curvature = inner(s, p, Hp);
     if (!(curvature > 0)) break;
     for (int64_t c = 0; c < s.C; ++c) {
       axpy(static_cast<Real>(rz / curvature), p + c * s.ld, x + c * s.ld, s.S);
       axpy(static_cast<Real>(-rz / curvature), Hp + c * s.ld, r + c * s.ld, s.S);
     }
-    precondition(s, r, z);
+    precondition(s, term, r, z);
     const double next = inner(s, r, z), ratio = next / rz;
     rz = next;
     for (int64_t c = 0; c < s.C; ++c)

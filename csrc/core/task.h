@@ -1,10 +1,11 @@
-// One task, centred and weighted: min_W 1/2 ||A W - B||_F^2 + Omega(W).
+// One task, centred and weighted: for the squared loss min_W 1/2 ||A W - B||_F^2 + Omega(W).
 //
 // With p_i = s_i / sum s, A = sqrt(p) (z - zbar) and B = sqrt(p) (y - ybar): the mean loss and the
-// intercept b = ybar - W' zbar are inside A and B.
+// intercept b = ybar - W' zbar are inside A and B. Other losses have ybar = 0.
 #pragma once
 
 #include "dual.h"
+#include "loss.h"
 
 SPARSEDIS_BEGIN
 
@@ -22,12 +23,14 @@ struct TaskInput {
   const Real *z, *y, *sample_weight;  // (n, M), (n, C), (n) or null
   int64_t n, M, C;
   bool fit_intercept;
+  Loss loss;
 };
 
 // The arrays a task is solved on; `Compute` is double where a gradient is taken.
 template <typename Compute>
 struct Task {
   int64_t n, M, C, ld;  // ld = padded(M)
+  Loss loss;
   Buffer<Compute> A, B, l1, group, ridge;
   Buffer<double> zbar, ybar, p, floor;  // floor: what a feature's ridge takes of its squared norm
   double total_weight, target2;         // sum of s, ||B||^2
@@ -91,19 +94,30 @@ inline void centre(const Real* x, const double* p, const double* mean, int64_t n
   }
 }
 
-// Fills A, B and the means; false where the task's data are not finite or a weight is negative.
+// Whether the loss takes every target that has a weight.
+template <typename Real>
+inline bool takes_all(const TaskInput<Real>& in) {
+  for (int64_t i = 0; i < in.n; ++i)
+    if ((!in.sample_weight || in.sample_weight[i] != 0) && !takes(in.loss, in.y + i * in.C, in.C))
+      return false;
+  return true;
+}
+
+// Fills A, B and the means; false where the task's data are not finite, a weight is negative or the
+// loss does not take a target.
 template <typename Real, typename Compute>
 inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
   task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
+  task.loss = in.loss;
   double* zbar = task.zbar.reserve(in.M);
   double* ybar = task.ybar.reserve(in.C);
   Compute* A = task.A.reserve(in.n * task.ld);
   Compute* B = task.B.reserve(in.n * in.C);
   if (!all_finite(in.z, in.n * in.M) || !all_finite(in.y, in.n * in.C)) return false;
-  if (!normalise_weights(in, task)) return false;
+  if (!normalise_weights(in, task) || !takes_all(in)) return false;
   const double* p = task.p.get();
   weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
-  weighted_mean(in.y, p, in.n, in.C, in.fit_intercept, ybar);
+  weighted_mean(in.y, p, in.n, in.C, in.fit_intercept && in.loss == kSquared, ybar);
   centre(in.z, p, zbar, in.n, in.M, task.ld, A);
   centre(in.y, p, ybar, in.n, in.C, in.C, B);
   task.target2 = sum_of_squares(B, in.n * in.C);

@@ -12,11 +12,13 @@ struct WorkingSet {
   int64_t size = 0, C = 0, ld = 0;
   double scale = 1;    // multiplies l1 and group: the stage of the path
   double target2 = 0;  // ||B||^2
+  double bend = 1;     // bound of the loss's second derivative: passes take bend * G as Hessian
   Buffer<int64_t> index;
   Buffer<char> member;                // per feature of the task
   Buffer<Real> Z, G, W, q, target_q;  // target_q = Z'B, q = Z'(B - Z W)
   Buffer<Real> l1, group, ridge;
   bool nonneg = false;
+  bool held = true;  // the penalty holds rows at zero; else all rows are the support
 
   TaskPenalty<Real> penalty() const { return {l1.get(), group.get(), ridge.get(), nonneg}; }
 };
@@ -25,6 +27,7 @@ template <typename Real>
 inline void reset(WorkingSet<Real>& ws, const Task<Real>& task, int64_t capacity) {
   ws.size = 0, ws.C = task.C, ws.ld = padded<Real>(capacity);
   ws.scale = 1, ws.target2 = task.target2, ws.nonneg = task.penalty.nonneg;
+  ws.bend = loss_curvature(task.loss), ws.held = task.sparse;
   ws.index.reserve(ws.ld);
   std::fill_n(ws.member.reserve(task.M), task.M, char(0));
   std::fill_n(ws.Z.reserve(task.n * ws.ld), task.n * ws.ld, Real(0));
@@ -54,9 +57,11 @@ inline void append(WorkingSet<Real>& ws, const Task<Real>& task, int64_t j) {
 }
 
 // Rows [begin, size) of G: from the Gram matrix of all features where there is one, else from Z.
+// Only passes need them, and only a penalty with zeros needs passes.
 template <typename Real>
 inline void gram_from(WorkingSet<Real>& ws, const Task<Real>& task, int64_t begin,
                       const Real* all_features) {
+  if (!task.sparse) return;
   if (all_features == nullptr) {
     gram_columns(ws.Z.get(), task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
     return;
@@ -74,7 +79,8 @@ template <typename Real>
 inline bool update_row(WorkingSet<Real>& ws, int64_t k, Real* d) {
   const int64_t C = ws.C, ld = ws.ld;
   Real *w = ws.W.get() + k, *q = ws.q.get() + k;
-  const Real h = ws.G.get()[k * ld + k], l1 = static_cast<Real>(ws.scale * ws.l1.get()[k]);
+  const Real h = static_cast<Real>(ws.bend) * ws.G.get()[k * ld + k];
+  const Real l1 = static_cast<Real>(ws.scale * ws.l1.get()[k]);
   const double group = ws.scale * ws.group.get()[k];
   double norm2 = 0;
   for (int64_t c = 0; c < C; ++c) {
@@ -99,7 +105,8 @@ inline void descend(WorkingSet<Real>& ws, Real* d) {
   for (int64_t k = 0; k < ws.size; ++k) {
     if (!update_row(ws, k, d)) continue;
     for (int64_t c = 0; c < ws.C; ++c)
-      axpy(-d[c], ws.G.get() + k * ws.ld, ws.q.get() + c * ws.ld, ws.size);
+      axpy(static_cast<Real>(-ws.bend) * d[c], ws.G.get() + k * ws.ld, ws.q.get() + c * ws.ld,
+           ws.size);
   }
 }
 
@@ -112,9 +119,9 @@ inline double restricted_gap(const WorkingSet<Real>& ws) {
     w_q += dot<double>(ws.W.get() + c * ws.ld, ws.q.get() + c * ws.ld, ws.size);
   }
   const TaskPenalty<Real> p = ws.penalty();
-  const GapParts parts{std::max(0.0, ws.target2 - w_target - w_q), w_q,
-                       penalty_of(p, ws.W.get(), ws.size, ws.C, ws.ld, ws.scale)};
-  return duality_gap(p, parts, ws.q.get(), ws.size, ws.C, ws.ld, ws.scale);
+  const GapParts parts{w_q, penalty_of(p, ws.W.get(), ws.size, ws.C, ws.ld, ws.scale)};
+  const auto loss_of = squared_divergence(std::max(0.0, ws.target2 - w_target - w_q));
+  return duality_gap(p, parts, loss_of, ws.q.get(), ws.size, ws.C, ws.ld, ws.scale);
 }
 
 SPARSEDIS_END

@@ -17,7 +17,8 @@ TaskInput<Real> task_input(const SamplesArgs<Real>& s, int64_t t) {
           n,
           s.M,
           s.C,
-          s.fit_intercept};
+          s.fit_intercept,
+          static_cast<Loss>(s.loss)};
 }
 
 template <typename Real>
@@ -143,35 +144,68 @@ void fit_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor run) {
   });
 }
 
-// The factor of the penalty at which W = 0 becomes optimal: the largest dual norm of A'B.
+// What the reports of a task need.
+template <typename Real>
+struct ReportWork {
+  Task<Real> task;
+  Curved<Real> curved;
+  Scores<double> scores;
+  BiasSystem system;
+  Buffer<Real> W;
+  Buffer<double> R, g;
+};
+
+// g = A'R at W = 0, in work.g.
+template <typename Real>
+void pull_at_zero(const TaskInput<Real>& in, ReportWork<Real>& work) {
+  Task<Real>& task = work.task;
+  double* g = work.g.reserve(task.C * task.ld);
+  if (task.loss == kSquared) {
+    correlate(task.A.get(), task.B.get(), task.n, task.ld, task.C, g, task.ld);
+    return;
+  }
+  load_curved(in, task, work.curved);
+  evaluate_zero(task, in.fit_intercept, work.curved, work.scores, work.system);
+  pull_all(task, work.scores, g);
+}
+
+// The factor of the penalty at which W = 0 becomes optimal: the largest dual norm of A'R there.
 template <typename Real>
 void lambda_max(const HeadsReportArgs<Real>& a, ParallelFor run) {
-  struct Work {
-    Task<Real> task;
-    Buffer<double> g;
-  };
+  using Work = ReportWork<Real>;
   const SamplesArgs<Real>& s = a.samples;
   for_each_task<Work>(run, s.T, task_size(s), [&](int64_t t, Work& work) {
     Task<Real>& task = work.task;
     a.value[t] = std::numeric_limits<Real>::quiet_NaN();
     if (!load_task(task_input(s, t), task) || !load_penalty(a.penalty, t, task)) return;
-    double* g = work.g.reserve(task.C * task.ld);
-    correlate(task.A.get(), task.B.get(), task.n, task.ld, task.C, g, task.ld);
+    pull_at_zero(task_input(s, t), work);
     double largest = 0;
     for (int64_t j = 0; j < task.M; ++j)
-      largest = std::max(largest, dual_norm(g + j, task.C, task.ld, task.penalty.l1[j],
+      largest = std::max(largest, dual_norm(work.g.get() + j, task.C, task.ld, task.penalty.l1[j],
                                             task.penalty.group[j], task.penalty.nonneg));
     a.value[t] = static_cast<Real>(largest);
   });
 }
 
+// The relative gap of W (C, task.ld) of a task that is not empty, from the data.
+template <typename Real>
+double gap_of(const TaskInput<Real>& in, const Real* W, ReportWork<Real>& work) {
+  Task<Real>& task = work.task;
+  double* g = work.g.reserve(task.C * task.ld);
+  if (task.loss == kSquared)
+    return task.target2 == 0 ? 0.0 : full_gap<double>(task, W, work.R.reserve(task.n * task.C), g);
+  load_curved(in, task, work.curved);
+  evaluate_zero(task, in.fit_intercept, work.curved, work.scores, work.system);
+  if (work.curved.zero == 0) return 0;
+  evaluate_all(task, in.fit_intercept, work.curved, W, work.scores, work.system);
+  pull_all(task, work.scores, g);
+  return curved_gap(task.penalty, task.loss, work.curved, work.scores, task.n, W, g, task.M,
+                    task.ld, 1.0);
+}
+
 template <typename Real>
 void duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
-  struct Work {
-    Task<Real> task;
-    Buffer<Real> W;
-    Buffer<double> R, g;
-  };
+  using Work = ReportWork<Real>;
   const SamplesArgs<Real>& s = a.samples;
   for_each_task<Work>(run, s.T, task_size(s), [&](int64_t t, Work& work) {
     Task<Real>& task = work.task;
@@ -184,10 +218,7 @@ void duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
     std::fill_n(W, task.C * task.ld, Real(0));
     for (int64_t j = 0; j < s.M; ++j)
       for (int64_t c = 0; c < s.C; ++c) W[c * task.ld + j] = weight[j * s.C + c];
-    const bool trivial = task.empty() || task.target2 == 0;
-    const double gap = full_gap<double>(task, W, work.R.reserve(task.n * task.C),
-                                        work.g.reserve(task.C * task.ld));
-    a.value[t] = static_cast<Real>(trivial ? 0.0 : gap);
+    a.value[t] = static_cast<Real>(task.empty() ? 0.0 : gap_of(task_input(s, t), W, work));
   });
 }
 

@@ -176,7 +176,7 @@ using Offsets = std::optional<Array<int64_t>>;
 
 template <typename Real>
 SamplesArgs<Real> samples(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
-                          const Maybe<Real>& weight) {
+                          const Maybe<Real>& weight, int64_t loss) {
   const int64_t M = z.shape(z.ndim() - 1), C = y.shape(y.ndim() - 1);
   const int64_t T = offsets ? offsets->size() - 1 : y.shape(0), n = offsets ? 0 : y.shape(1);
   return {T,
@@ -189,14 +189,15 @@ SamplesArgs<Real> samples(const Array<Real>& z, const Array<Real>& y, const Offs
           data(weight),
           !offsets && z.ndim() == 2,
           weight && weight->ndim() == 2,
-          true};
+          true,
+          loss};
 }
 
 template <typename Real>
 py::dict fit_heads(const Array<Real>& z, const Array<Real>& y, const py::dict& levels,
                    const Offsets& offsets, const Maybe<Real>& sample_weight,
-                   const Maybe<Real>& init, double tol, int64_t max_iter) {
-  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight);
+                   const Maybe<Real>& init, double tol, int64_t max_iter, int64_t loss) {
+  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   Array<Real> weight = make<Real>({s.T, s.M, s.C}), bias = make<Real>({s.T, s.C}),
               gap = make<Real>({s.T});
   Array<int32_t> n_iter = make<int32_t>({s.T}), status = make<int32_t>({s.T});
@@ -214,8 +215,8 @@ template <typename Real>
 py::dict fit_heads_backward(const Array<Real>& z, const Array<Real>& y, const py::dict& levels,
                             const Array<Real>& weight, const Array<Real>& grad_weight,
                             const Array<Real>& grad_bias, const Offsets& offsets,
-                            const Maybe<Real>& sample_weight) {
-  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight);
+                            const Maybe<Real>& sample_weight, int64_t loss) {
+  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   const auto like = [](const Array<Real>& a) {
     return make<Real>(Shape(a.shape(), a.shape() + a.ndim()));
   };
@@ -240,8 +241,8 @@ py::dict fit_heads_backward(const Array<Real>& z, const Array<Real>& y, const py
 
 template <typename Real>
 Array<Real> lambda_max(const Array<Real>& z, const Array<Real>& y, const py::dict& levels,
-                       const Offsets& offsets, const Maybe<Real>& sample_weight) {
-  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight);
+                       const Offsets& offsets, const Maybe<Real>& sample_weight, int64_t loss) {
+  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   Array<Real> value = make<Real>({levels.contains("shared") ? 1 : s.T});
   table<Real>().lambda_max({s, penalty<Real>(levels), nullptr, value.mutable_data()}, run);
   return value;
@@ -250,8 +251,8 @@ Array<Real> lambda_max(const Array<Real>& z, const Array<Real>& y, const py::dic
 template <typename Real>
 Array<Real> duality_gap(const Array<Real>& z, const Array<Real>& y, const py::dict& levels,
                         const Array<Real>& weight, const Offsets& offsets,
-                        const Maybe<Real>& sample_weight) {
-  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight);
+                        const Maybe<Real>& sample_weight, int64_t loss) {
+  const SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   Array<Real> value = make<Real>({s.T});
   table<Real>().duality_gap({s, penalty<Real>(levels), weight.data(), value.mutable_data()}, run);
   return value;

@@ -45,6 +45,7 @@ void bind_batch(py::module_& m) {
   const auto v = "v"_a.noconvert(), grad = "grad"_a.noconvert(), z = "z"_a.noconvert();
   const auto metric = "metric"_a = py::none(), offsets = "offsets"_a = py::none();
   const auto weight = "sample_weight"_a = py::none(), init = "init"_a = py::none();
+  const auto loss = "loss"_a = 0;
   m.def("prox", prox<Real>, v, "penalty"_a, metric);
   m.def("prox_backward", prox_backward<Real>, grad, "x"_a, "v"_a, "penalty"_a, metric);
   m.def("radial_prox", radial_prox<Real>, v, "strengths"_a, "kind"_a);
@@ -56,11 +57,11 @@ void bind_batch(py::module_& m) {
   m.def("feature_usage", feature_usage<Real>, v);
   m.def("feature_usage_backward", feature_usage_backward<Real>, grad, "v"_a);
   m.def("fit_heads", fit_heads<Real>, z, "y"_a, "penalty"_a, offsets, weight, init, "tol"_a = 1e-4,
-        "max_iter"_a = 10000);
+        "max_iter"_a = 10000, loss);
   m.def("fit_heads_backward", fit_heads_backward<Real>, z, "y"_a, "penalty"_a, "weight"_a,
-        "grad_weight"_a, "grad_bias"_a, offsets, weight);
-  m.def("lambda_max", lambda_max<Real>, z, "y"_a, "penalty"_a, offsets, weight);
-  m.def("duality_gap", duality_gap<Real>, z, "y"_a, "penalty"_a, "weight"_a, offsets, weight);
+        "grad_weight"_a, "grad_bias"_a, offsets, weight, loss);
+  m.def("lambda_max", lambda_max<Real>, z, "y"_a, "penalty"_a, offsets, weight, loss);
+  m.def("duality_gap", duality_gap<Real>, z, "y"_a, "penalty"_a, "weight"_a, offsets, weight, loss);
 }
 
 }  // namespace

@@ -139,13 +139,14 @@ struct Support {
 
   Doubles apply_to(const Doubles& V) {
     spread(V, system.ld, system.p.get());
-    apply(system, system.p.get(), system.Hp.get());
+    GramTerm<double> term{system};
+    apply(system, term, system.p.get(), system.Hp.get());
     return gather(system.Hp.get(), system.ld, system.S, system.C);
   }
 
   Doubles by_cg(const Doubles& rhs, double eta, int64_t max_steps) {
     spread(rhs, system.ld, system.r.get());
-    solve_by_cg(system, eta, max_steps);
+    solve_by_cg(system, GramTerm<double>{system}, eta, max_steps);
     return gather(system.x.get(), system.ld, system.S, system.C);
   }
 
@@ -164,9 +165,9 @@ struct Solve {
   SparseWork<double> work;
 
   Solve(const Doubles& z, const Doubles& y, const py::dict& levels, const Doubles& start) {
-    load_task(
-        TaskInput<double>{z.data(), y.data(), nullptr, z.shape(0), z.shape(1), y.shape(1), false},
-        task);
+    load_task(TaskInput<double>{z.data(), y.data(), nullptr, z.shape(0), z.shape(1), y.shape(1),
+                                false, kSquared},
+              task);
     load_penalty(penalty<double>(levels), 0, task);
     work.d.reserve(task.C);
     work.W.reserve(task.C * task.ld);

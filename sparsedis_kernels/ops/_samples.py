@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends
 from sparsedis_kernels.ops import _check
+from sparsedis_kernels.penalty import Strengths
 from sparsedis_kernels.reference.losses import LOSSES, SQUARED
 
 
@@ -32,17 +33,17 @@ class Samples:
         """What SAMPLES_SCHEMA names."""
         return self.z, self.y, self.offsets, self.sample_weight, self.loss
 
-    def namespace(self, op: str, backend: str | None) -> str:
-        """The namespace of ops that serves `op` on these samples: CPU kernels are for squares.
+    def namespace(self, op: str, penalty: Strengths, backend: str | None) -> str:
+        """The namespace of ops that serves `op`; CPU kernels couple tasks of squared losses only.
 
         Raises:
             RuntimeError: the backend asked for cannot serve them.
         """
-        if self.loss == SQUARED:
+        if self.loss == SQUARED or not penalty.has("shared"):
             return backends.namespace(op, self.z.device, backend)
         if (backend or backends.REQUESTED) not in (None, "reference"):
             raise RuntimeError(
-                f"{op}: backend={backend or backends.REQUESTED!r} cannot serve "
+                f"{op}: backend={backend or backends.REQUESTED!r} cannot serve a shared level with "
                 f"loss={LOSSES[self.loss].name!r}; there is 'reference'"
             )
         return backends.REFERENCE

@@ -177,8 +177,10 @@ def fit_heads(
 
     Squares: ridge alone is solved by one Cholesky factor of the smaller side; sparse penalties by
     block coordinate descent on a working set and Newton steps on the support, stopped by the
-    duality gap. The other losses are served by the reference: accelerated proximal gradient steps
-    in float64. Gradients come from implicit differentiation on the support. A feature that nothing
+    duality gap. Other losses by passes over a quadratic bound of the loss (Boehning, 1992), which
+    find the support, and Newton steps by conjugate gradients on it, the bias exact at every point;
+    coupled by `shared` they are served by the reference: accelerated proximal gradient steps in
+    float64. Gradients come from implicit differentiation on the support. A feature that nothing
     penalises gets a ridge of 1e-6 (float64: 1e-10) of its squared norm, so that the problem has a
     solution also where classes are separable. It is unique but for multinomial l1 alone, where
     adding a number to all classes of a feature may cost nothing.
@@ -223,18 +225,16 @@ def fit_heads(
         raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
     samples = read_samples("fit_heads", z, y, offsets, sample_weight, loss, n_classes)
     tol = DEFAULT_TOL[loss] if tol is None else tol
-    ns = samples.namespace("fit_heads", backend)
-    args = _arguments("fit_heads", samples, penalty)
+    numbers = penalty.strengths("fit_heads", (samples.T, samples.M), samples.z)
+    ns = samples.namespace("fit_heads", numbers, backend)
+    strengths = *numbers.tensors, numbers.scale, numbers.nonneg
     start = _warm_start(samples, init)
-    *solution, status = _FitHeads.apply(ns, *args, fit_intercept, start, tol, max_iter)
+    *solution, status = _FitHeads.apply(
+        ns, *samples.args, *strengths, fit_intercept, start, tol, max_iter
+    )
     converged = raw(backends.AUTOMATIC, "check_status")(status, tol, on_error == "raise")
     weight, bias, gap, n_iter = solution
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
-
-
-def _arguments(op: str, s: Samples, penalty: Penalty) -> tuple[Any, ...]:
-    numbers = penalty.strengths(op, (s.T, s.M), s.z)
-    return *s.args, *numbers.tensors, numbers.scale, numbers.nonneg
 
 
 def _warm_start(s: Samples, init: Tensor | None) -> Tensor | None:

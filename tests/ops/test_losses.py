@@ -259,8 +259,10 @@ def test_what_cannot_be_is_said():
         sk.fit_heads(z, y, sk.Penalty(l1=0.1), loss="hinge")
     with pytest.raises(TypeError, match=r"fit_heads: y has dtype torch\.int64"):
         sk.fit_heads(z, y.argmax(2), sk.Penalty(l1=0.1), loss="logistic")
-    with pytest.raises(RuntimeError, match=r"backend='cpu' cannot serve loss='multinomial'"):
-        sk.fit_heads(z, y, sk.Penalty(l1=0.1), loss="multinomial", backend="cpu")
+    with pytest.raises(
+        RuntimeError, match=r"backend='cpu' cannot serve a shared level with loss='multinomial'"
+    ):
+        sk.fit_heads(z, y, sk.Penalty(shared=0.1), loss="multinomial", backend="cpu")
 
 
 # ---- gradients

@@ -1,0 +1,181 @@
+// The Newton system on the support under a loss that is not squared, with the bias eliminated, and
+// one damped Newton step with an exact line search.
+#pragma once
+
+#include "curved.h"
+#include "newton.h"
+
+SPARSEDIS_BEGIN
+
+// The loss's part of the Hessian at means P: V -> A_S' sqrt(p) Q(sqrt(p)^-1 A_S V + b), Q the
+// Hessian of the rows, and b the bias that answers V. Its products are two thin matrix products.
+template <typename Real>
+struct CurvedTerm {
+  Loss loss;
+  bool fit_intercept;
+  int64_t n, S, C, rows, ld;     // `rows` apart along features, `ld` along samples
+  const Real *P, *root;          // (C, ld), (ld)
+  Buffer<Real> A, At, T, shift;  // (n, rows), (S, ld), (C, ld) twice
+  Buffer<Real> along, diagonals;
+  BiasSystem system;  // its factor
+  Buffer<double> answer;
+
+  Real diagonal(int64_t c, int64_t j) const { return diagonals.get()[c * rows + j]; }
+  void apply(const Real* V, Real* out);
+};
+
+// Room for a support of S features.
+template <typename Real>
+inline void shape_term(CurvedTerm<Real>& term, int64_t n, int64_t S, int64_t C, int64_t rows,
+                       int64_t ld) {
+  term.n = n, term.S = S, term.C = C, term.rows = rows, term.ld = ld;
+  term.A.reserve(n * rows), term.At.reserve(S * ld);
+  for (Buffer<Real>* wide : {&term.T, &term.shift}) wide->reserve(C * ld);
+  term.along.reserve(ld), term.diagonals.reserve(C * rows), term.answer.reserve(C);
+}
+
+// b = H_b^-1 (pull - sum_i sqrt(p_i) T_i), in `answer`; pull (C) may be null.
+template <typename Real>
+inline void answer_bias(CurvedTerm<Real>& term, const double* pull) {
+  double* b = term.answer.get();
+  for (int64_t c = 0; c < term.C; ++c)
+    b[c] = (pull ? pull[c] : 0.0) - dot<double>(term.root, term.T.get() + c * term.ld, term.ld);
+  cholesky_solve(term.system.H.get(), term.C, term.C, b);
+}
+
+// T += sqrt(p) Q b
+template <typename Real>
+inline void add_answer(CurvedTerm<Real>& term) {
+  Real *shift = term.shift.get(), *T = term.T.get();
+  for (int64_t c = 0; c < term.C; ++c)
+    std::fill_n(shift + c * term.ld, term.ld, static_cast<Real>(term.answer.get()[c]));
+  curve(term.loss, term.P, term.C, term.ld, shift, term.along.get());
+  for (int64_t c = 0; c < term.C; ++c)
+#pragma omp simd
+    for (int64_t i = 0; i < term.ld; ++i)
+      T[c * term.ld + i] += term.root[i] * shift[c * term.ld + i];
+}
+
+template <typename Real>
+inline void CurvedTerm<Real>::apply(const Real* V, Real* out) {
+  multiply(V, C, rows, S, At.get(), ld, ld, T.get(), ld);
+  curve(loss, P, C, ld, T.get(), along.get());
+  if (fit_intercept) {
+    answer_bias<Real>(*this, nullptr);
+    add_answer(*this);
+  }
+  multiply(T.get(), C, ld, n, A.get(), rows, rows, out, rows);
+}
+
+// The factor of the bias's Hessian and the diagonal of the term (with the bias held), from P and A.
+template <typename Real, typename Sum>
+inline void load_term(const Curved<Real>& data, const Scores<Sum>& m, CurvedTerm<Real>& term) {
+  term.P = m.P.get(), term.root = data.root.get();
+  if (term.fit_intercept) {
+    bias_system(term.loss, data, m, term.system);
+    cholesky(term.system.H.get(), term.C, term.C);
+  }
+  std::fill_n(term.diagonals.get(), term.C * term.rows, Real(0));
+  for (int64_t i = 0; i < term.n; ++i)
+    for (int64_t c = 0; c < term.C; ++c) {
+      const Real mean = term.P[c * term.ld + i], bend = mean * (1 - mean);
+      const Real* row = term.A.get() + i * term.rows;
+      Real* diagonal = term.diagonals.get() + c * term.rows;
+#pragma omp simd
+      for (int64_t j = 0; j < term.rows; ++j) diagonal[j] += bend * row[j] * row[j];
+    }
+}
+
+template <typename Real>
+struct CurvedNewton {
+  CurvedTerm<Real> term;
+  Scores<Real> trial;
+  Buffer<Real> scores;    // what the step adds to the scores, bias included: (C, ld)
+  Buffer<Real> before_W;  // the set's weights and bias, to go back to
+  Buffer<double> before_bias;
+};
+
+// The support's columns of the set's A and their transpose.
+template <typename Real>
+inline void gather_term(const WorkingSet<Real>& ws, const Real* At, const SupportSystem<Real>& s,
+                        CurvedTerm<Real>& term) {
+  for (int64_t a = 0; a < s.S; ++a) {
+    const int64_t k = s.row.get()[a];
+    std::copy_n(At + k * term.ld, term.ld, term.At.get() + a * term.ld);
+  }
+  for (int64_t i = 0; i < term.n; ++i) {
+    Real* row = term.A.get() + i * term.rows;
+    for (int64_t a = 0; a < s.S; ++a) row[a] = ws.Z.get()[i * ws.ld + s.row.get()[a]];
+    std::fill(row + s.S, row + term.rows, Real(0));
+  }
+}
+
+// What the step x adds to the scores, with the bias that answers it.
+template <typename Real>
+inline void step_scores(const Curved<Real>& data, const SupportSystem<Real>& s,
+                        CurvedNewton<Real>& work) {
+  CurvedTerm<Real>& term = work.term;
+  Real* T = work.scores.reserve(term.C * term.ld);
+  multiply(s.x.get(), term.C, term.rows, term.S, term.At.get(), term.ld, term.ld, T, term.ld);
+  std::fill_n(term.answer.get(), term.C, 0.0);
+  if (term.fit_intercept) {
+    std::copy_n(T, term.C * term.ld, term.T.get());
+    curve(term.loss, term.P, term.C, term.ld, term.T.get(), term.along.get());
+    answer_bias<Real>(term, nullptr);
+  }
+  for (int64_t c = 0; c < term.C; ++c) {
+    const Real b = static_cast<Real>(term.answer.get()[c]);
+    Real* row = T + c * term.ld;
+#pragma omp simd
+    for (int64_t i = 0; i < term.ld; ++i) row[i] = row[i] * data.inverse_root.get()[i] + b;
+  }
+}
+
+// d/d alpha of the objective along the step.
+template <typename Real>
+inline double curved_slope(const Curved<Real>& data, const Scores<Real>& m,
+                           const NewtonWork<Real>& newton, CurvedNewton<Real>& work, double alpha) {
+  Scores<Real>& trial = work.trial;
+  const int64_t size = m.C * m.ld;
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i)
+    trial.S.get()[i] = m.S.get()[i] + static_cast<Real>(alpha) * work.scores.get()[i];
+  means(work.term.loss, trial, m.bias.get());
+  double slope = penalty_slope(newton, alpha);
+  for (int64_t c = 0; c < m.C; ++c) {
+    const Real *P = trial.P.get() + c * m.ld, *y = data.y.get() + c * m.ld;
+    const Real* T = work.scores.get() + c * m.ld;
+    const double* p = data.p.get();
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < m.ld; ++i) sum += p[i] * (static_cast<double>(P[i]) - y[i]) * T[i];
+    slope += sum;
+  }
+  return slope;
+}
+
+// The step's direction on the support of the set: truncated conjugate gradients, the looser the
+// farther the solution. False where there is no support.
+template <typename Real>
+inline bool curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& data, const Real* At,
+                             const Scores<Real>& m, double gap, NewtonWork<Real>& newton,
+                             CurvedNewton<Real>& work) {
+  SupportSystem<Real>& s = newton.system;
+  CurvedTerm<Real>& term = work.term;
+  s.row.reserve(ws.size);
+  const int64_t S = support_rows(ws, s.row.get());
+  if (S == 0) return false;
+  s.shape(S, ws.C);
+  shape_term(term, term.n, S, ws.C, s.ld, data.ld);
+  gather_support(ws, newton);
+  gather_term(ws, At, s, term);
+  load_term(data, m, term);
+  const Real* diagonals = term.diagonals.get();
+  damp(newton, *std::max_element(diagonals, diagonals + s.C * s.ld), ws.held, {false, gap});
+  descent_rhs(newton);
+  const double eta = std::min(0.3, std::sqrt(gap));
+  solve_by_cg(s, term, eta, gap > 1e-3 ? 40 : 200);
+  return true;
+}
+
+SPARSEDIS_END

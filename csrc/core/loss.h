@@ -1,0 +1,198 @@
+// Losses of scores u, each A(u) - <y, u> up to a constant in y: squared, multinomial
+// (A = logsumexp) and logistic (A = sum of softplus). Samples lie along a row: an array (C, ld)
+// holds one row per output, so that every loop runs over samples.
+#pragma once
+
+#include <cstring>
+#include <limits>
+
+#include "dense.h"
+
+SPARSEDIS_BEGIN
+
+enum Loss : int64_t { kSquared = 0, kMultinomial = 1, kLogistic = 2 };
+
+constexpr double kDistributionRounding = 1e-2;  // of the sum of a distribution, in bfloat16
+
+// A bound of the Hessian of A (Boehning 1992 for the multinomial).
+inline double loss_curvature(Loss loss) {
+  return loss == kSquared ? 1.0 : (loss == kMultinomial ? 0.5 : 0.25);
+}
+
+// Whether y (C) is a target that the loss takes.
+template <typename Real>
+inline bool takes(Loss loss, const Real* y, int64_t C) {
+  if (loss == kSquared) return true;
+  double sum = 0;
+  for (int64_t c = 0; c < C; ++c) {
+    if (!(y[c] >= 0) || (loss == kLogistic && !(y[c] <= 1))) return false;
+    sum += y[c];
+  }
+  return loss == kLogistic || std::fabs(sum - 1) < kDistributionRounding;
+}
+
+template <typename Real>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  using Bits = uint32_t;
+  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the integer
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float least = -87.0f, most = 88.0f;
+  static constexpr int bias = 127, mantissa = 23, degree = 7;
+};
+
+template <>
+struct ExpConstants<double> {
+  using Bits = uint64_t;
+  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double ln2_high = 6.93147180369123816490e-01;
+  static constexpr double ln2_low = 1.90821492927058770002e-10;
+  static constexpr double least = -708.0, most = 709.0;
+  static constexpr int bias = 1023, mantissa = 52, degree = 13;
+};
+
+// e^x without a branch or a call, so that loops over it vectorise: 2^k e^r, |r| <= ln 2 / 2, by its
+// series. Below `least` the result stays e^least.
+template <typename Real>
+inline Real exp_of(Real x) {
+  using K = ExpConstants<Real>;
+  constexpr Real log2e = Real(1.4426950408889634);
+  x = x < K::least ? K::least : (x > K::most ? K::most : x);
+  const Real shifted = x * log2e + K::round, k = shifted - K::round;
+  const Real r = (x - k * K::ln2_high) - k * K::ln2_low;
+  Real series = 1;
+  for (int degree = K::degree; degree > 0; --degree) series = 1 + series * r * (Real(1) / degree);
+  typename K::Bits bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + K::bias) << K::mantissa;
+  Real power;
+  std::memcpy(&power, &bits, sizeof power);
+  return series * power;
+}
+
+// What a model says of n samples, one row per output.
+template <typename Real>
+struct Scores {
+  int64_t C = 0, ld = 0;
+  Buffer<Real> S, P, R;     // scores without the bias; means, A's gradient there; sqrt(p) (y - P)
+  Buffer<Real> top, sum;    // of every sample, what the multinomial's log-sum-exp is made of
+  Buffer<double> bias;      // its finite part, (C)
+  const double* limit = 0;  // (C): -inf or inf where no finite bias is best, else 0
+
+  void shape(int64_t outputs, int64_t row, const double* limits) {
+    C = outputs, ld = row, limit = limits;
+    for (Buffer<Real>* wide : {&S, &P, &R}) wide->reserve(C * ld);
+    for (Buffer<Real>* one : {&top, &sum}) one->reserve(ld);
+    bias.reserve(C);
+  }
+};
+
+template <typename Real>
+inline void logistic_means(Scores<Real>& m, const double* bias) {
+  for (int64_t c = 0; c < m.C; ++c) {
+    if (m.limit[c] != 0) continue;
+    const Real* S = m.S.get() + c * m.ld;
+    Real *P = m.P.get() + c * m.ld, b = static_cast<Real>(bias[c]);
+#pragma omp simd
+    for (int64_t i = 0; i < m.ld; ++i) P[i] = 1 / (1 + exp_of(-(S[i] + b)));
+  }
+}
+
+template <typename Real>
+inline void multinomial_means(Scores<Real>& m, const double* bias) {
+  Real *top = m.top.get(), *sum = m.sum.get();
+  std::fill_n(top, m.ld, -std::numeric_limits<Real>::max());
+  std::fill_n(sum, m.ld, Real(0));
+  for (int64_t c = 0; c < m.C; ++c) {
+    if (m.limit[c] != 0) continue;
+    const Real *S = m.S.get() + c * m.ld, b = static_cast<Real>(bias[c]);
+#pragma omp simd
+    for (int64_t i = 0; i < m.ld; ++i) top[i] = S[i] + b > top[i] ? S[i] + b : top[i];
+  }
+  for (int64_t c = 0; c < m.C; ++c) {
+    if (m.limit[c] != 0) continue;
+    const Real *S = m.S.get() + c * m.ld, b = static_cast<Real>(bias[c]);
+    Real* P = m.P.get() + c * m.ld;
+#pragma omp simd
+    for (int64_t i = 0; i < m.ld; ++i) {
+      P[i] = exp_of(S[i] + b - top[i]);
+      sum[i] += P[i];
+    }
+  }
+  for (int64_t c = 0; c < m.C; ++c) {
+    if (m.limit[c] != 0) continue;
+    Real* P = m.P.get() + c * m.ld;
+#pragma omp simd
+    for (int64_t i = 0; i < m.ld; ++i) P[i] /= sum[i];
+  }
+}
+
+// P at S + bias; where the bias is at a limit the mean is 0 or 1.
+template <typename Real>
+inline void means(Loss loss, Scores<Real>& m, const double* bias) {
+  for (int64_t c = 0; c < m.C; ++c)
+    if (m.limit[c] != 0) std::fill_n(m.P.get() + c * m.ld, m.ld, Real(m.limit[c] > 0));
+  loss == kLogistic ? logistic_means(m, bias) : multinomial_means(m, bias);
+}
+
+// T <- A's Hessian where the mean is P, applied to T, both (C, ld); `along` (ld) is scratch.
+template <typename Real>
+inline void curve(Loss loss, const Real* P, int64_t C, int64_t ld, Real* T, Real* along) {
+  if (loss == kLogistic) {
+#pragma omp simd
+    for (int64_t i = 0; i < C * ld; ++i) T[i] *= P[i] * (1 - P[i]);
+    return;
+  }
+  std::fill_n(along, ld, Real(0));
+  for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+    for (int64_t i = 0; i < ld; ++i) along[i] += P[c * ld + i] * T[c * ld + i];
+  for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+    for (int64_t i = 0; i < ld; ++i) T[c * ld + i] = P[c * ld + i] * (T[c * ld + i] - along[i]);
+}
+
+inline double log_sigmoid(double u) {
+  return std::min(u, 0.0) - std::log1p(std::exp(-std::fabs(u)));
+}
+
+// q log(q/p) + p - q >= 0, with 0 log 0 = 0; `log_p` is called where q > 0.
+template <typename LogP>
+inline double relative_entropy(double q, double p, LogP log_p) {
+  return q > 0 ? q * (std::log(q) - log_p()) + p - q : p;
+}
+
+// D(q; u) = A(u) + A*(q) - <q, u> at q = (1 - s) y + s P, summed over the samples with weights p
+// (n): at s = 0 the loss, less the least that it can be. `m` holds what `means` made at `bias`.
+template <typename Real, typename Target>
+inline double divergence(Loss loss, const Scores<Real>& m, const double* bias, const Target* y,
+                         const double* p, int64_t n, double s) {
+  if (s == 1) return 0;
+  const double scaled = s > 0 ? s * std::log(s) + 1 - s : 1.0;  // of s P from P, over P
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (p[i] == 0) continue;
+    double row = 0, log_sum = 0;
+    if (loss == kMultinomial)
+      log_sum = m.top.get()[i] + std::log(static_cast<double>(m.sum.get()[i]));
+    for (int64_t c = 0; c < m.C; ++c) {
+      if (m.limit[c] != 0) continue;  // y is the mean there
+      const double target = y[c * m.ld + i], mean = m.P.get()[c * m.ld + i];
+      const double q = (1 - s) * target + s * mean, u = m.S.get()[c * m.ld + i] + bias[c];
+      if (loss == kMultinomial && target == 0) {
+        row += mean * scaled;
+      } else if (loss == kMultinomial) {
+        row += relative_entropy(q, mean, [&] { return u - log_sum; });
+      } else {
+        row += relative_entropy(q, mean, [&] { return log_sigmoid(u); });
+        row += relative_entropy(1 - q, 1 - mean, [&] { return log_sigmoid(-u); });
+      }
+    }
+    total += p[i] * row;
+  }
+  return total;
+}
+
+SPARSEDIS_END
