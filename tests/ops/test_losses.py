@@ -1,5 +1,7 @@
 """Heads under the multinomial and the logistic loss: optimality, oracles, gradients, edge cases."""
 
+from dataclasses import replace
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.problems import LEVELS, random_penalty
 
 F64 = torch.float64
 LOSSES = ("multinomial", "logistic")
+UNCOUPLED = ("l1", "group", "ridge")
 losses = pytest.mark.parametrize("loss", LOSSES)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["bias", "no-bias"])
 
@@ -60,7 +63,7 @@ def test_three_hundred_random_problems_reach_the_gap_asked(loss, levels):
     assert float(grad_b.abs().max()) < 1e-8
     # A point is optimal iff a proximal gradient step leaves it where it is.
     moved = sk.prox((w - grad_w).detach(), penalty)
-    assert float((moved - w).abs().max()) < 1e-4
+    assert float((moved - w.detach()).abs().max()) < 1e-4
     assert bool((w == 0).all(2).any()) == (levels != ("ridge",))
 
 
@@ -166,6 +169,71 @@ def test_a_warm_start_after_a_small_change_takes_a_third():
     warm = sk.fit_heads(moved, y, penalty, loss="multinomial", init=cold.weight)
     assert bool(warm.converged.all())
     assert 3 * int(warm.n_iter.sum()) < int(again.n_iter.sum())
+
+
+# ---- the CPU kernels against the reference
+
+
+def fit_and_gradients(z, y, weight, penalty, backend, how):
+    """The fit, and the gradients of a fixed functional of it in z, y and the sample weights."""
+    leaves = [x.detach().clone().requires_grad_() for x in (z, y, weight)]
+    fit = sk.fit_heads(*leaves[:2], penalty, sample_weight=leaves[2], backend=backend, **how)
+    bias = torch.where(fit.bias.isfinite(), fit.bias, 0)
+    seed = torch.linspace(-1, 1, fit.weight.numel(), dtype=z.dtype).view_as(fit.weight)
+    total = (seed * fit.weight).sum() + (bias * seed[:, 0]).sum()
+    return fit, torch.autograd.grad(total, leaves)
+
+
+@losses
+@intercepts
+@pytest.mark.parametrize("nonneg", [False, True], ids=["", "nonneg"])
+@pytest.mark.parametrize(
+    "levels", [("group",), ("l1", "group"), UNCOUPLED, ("l1", "ridge"), ("ridge",)], ids="+".join
+)
+def test_the_kernels_agree_with_the_reference(loss, fit_intercept, nonneg, levels):
+    """Some rows without weight, an output that is no class, more features than samples."""
+    T, n, M, C = 4, 13, 17, 4
+    z, y = problem(loss, T, n, M, C, soft=True)
+    y[0, :, 2] = 0
+    y[0] /= y[0].sum(1, keepdim=True) if loss == "multinomial" else 1
+    weight = torch.rand(T, n, dtype=F64) * (torch.rand(T, n) < 0.8)
+    penalty = replace(random_penalty(levels, T, M).scaled(0.1), nonneg=nonneg)
+    how = {"loss": loss, "fit_intercept": fit_intercept, "tol": 1e-12}
+    ours, our_grads = fit_and_gradients(z, y, weight, penalty, "cpu", how)
+    theirs, their_grads = fit_and_gradients(z, y, weight, penalty, "reference", how)
+    assert bool(ours.converged.all())
+    torch.testing.assert_close(ours.weight, theirs.weight, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.bias, theirs.bias, atol=1e-5, rtol=0)
+    assert torch.equal(ours.weight == 0, theirs.weight == 0)
+    for mine, other in zip(our_grads, their_grads, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4 * float(other.abs().max()), rtol=0)
+
+
+@losses
+@pytest.mark.parametrize("levels", [("group",), ("l1", "group"), ("ridge",)], ids="+".join)
+def test_float32_reaches_its_gap_and_stays_near_float64(loss, levels):
+    z, y = problem(loss, T=6, n=40, M=50, C=5)
+    penalty = random_penalty(levels, 6, 50).scaled(0.05)
+    single = sk.fit_heads(z.float(), y.float(), penalty, loss=loss, tol=1e-5)
+    double = sk.fit_heads(z, y, penalty, loss=loss, tol=1e-12)
+    assert bool(single.converged.all())
+    gap = sk.duality_gap(z, y, single.weight.double(), penalty, loss=loss)
+    assert float(gap.max()) < 1.1e-5
+    torch.testing.assert_close(single.weight.double(), double.weight, atol=2e-2, rtol=0)
+
+
+@losses
+def test_reports_agree_with_the_reference(loss):
+    z, y = problem(loss, M=9, soft=True)
+    penalty = random_penalty(UNCOUPLED, 3, 9).scaled(0.1)
+    weight = torch.randn(3, 9, 3, dtype=F64)
+    for fit_intercept in (True, False):
+        how = {"loss": loss, "fit_intercept": fit_intercept}
+        for report in (
+            lambda backend, how=how: sk.lambda_max(z, y, penalty, backend=backend, **how),
+            lambda backend, how=how: sk.duality_gap(z, y, weight, penalty, backend=backend, **how),
+        ):
+            torch.testing.assert_close(report("cpu"), report("reference"), rtol=1e-10, atol=0)
 
 
 # ---- layouts and labels
@@ -286,10 +354,21 @@ def directional(f, leaves, directions, h=5e-4):
 @intercepts
 @pytest.mark.parametrize(
     ("levels", "soft"),
-    [(("group",), False), (("l1", "group"), True), (("group", "shared"), True), (LEVELS, False)],
-    ids=["group", "l1+group-soft", "group+shared-soft", "all"],
+    [(("group",), False), (("l1", "group"), True), (UNCOUPLED, False), (("ridge",), True)],
+    ids=["group", "l1+group-soft", "all", "ridge-soft"],
 )
 def test_gradients_equal_finite_differences(loss, fit_intercept, levels, soft):
+    check_gradients(loss, fit_intercept, levels, soft)
+
+
+@pytest.mark.filterwarnings("ignore:fit_heads")
+@losses
+def test_gradients_of_coupled_tasks_equal_finite_differences(loss):
+    check_gradients(loss, loss == "multinomial", ("group", "shared"), False)
+
+
+def check_gradients(loss, fit_intercept, levels, soft):
+    """In the features, sample weights, every strength and, where they are soft, the targets."""
     z, y = problem(loss, T=2, n=20, M=4, soft=soft)
     penalty = random_penalty(levels, 2, 4).scaled(0.05)
     strengths = [getattr(penalty, level) for level in levels]
