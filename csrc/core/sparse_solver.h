@@ -27,7 +27,9 @@ struct Rhythm {
 
 template <typename Real>
 inline bool works_on_all(const Task<Real>& task) {
-  return task.n >= task.M || (task.C == 1 && task.M <= 64) || !task.sparse;
+  // Beside Newton steps on curved losses a Gram matrix is cheap, and a path is not.
+  const int64_t rows = task.loss == kSquared ? task.n : 2 * task.n;
+  return rows >= task.M || (task.C == 1 && task.M <= 64) || !task.sparse;
 }
 
 inline Rhythm rhythm_of(bool warm, bool all, int64_t C) {
