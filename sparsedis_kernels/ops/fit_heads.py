@@ -19,7 +19,7 @@ from sparsedis_kernels.ops._samples import (
     read_samples,
     task_count,
 )
-from sparsedis_kernels.ops.sharing import fit_sharing
+from sparsedis_kernels.ops.fit_sharing import fit_sharing
 from sparsedis_kernels.penalty import Penalty
 
 NOT_CONVERGED, NOT_FINITE = 1, 2
