@@ -42,6 +42,7 @@ def objective(loss, z, y, weight, bias, penalty):
     return float(convex_value + penalty.sharing * len(weight) * entropy)
 
 
+@torch.no_grad()
 def trace(z, y, penalty, loss="squared", tol=1e-8, fit_intercept=True, max_iter=2000):
     """All iterates of the scheme that fit_heads runs."""
     samples = read_samples("fit_heads", z, y, None, None, loss)
