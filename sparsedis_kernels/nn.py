@@ -31,20 +31,21 @@ class SparseHeads(nn.Module):
       which is also what is returned; its gap says how far from the solution it is.
 
     Args:
-        penalty: the regulariser.
+        penalty: the regulariser, with `sharing` or not (not with ``"unrolled"``: no fixed number
+            of steps of one convex problem has a fixed point of the reweighting).
         loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``, as in `fit_heads`. Default
             ``"squared"``.
         relative: read `l1`, `group` and `shared` as fractions of each task's `lambda_max` (of all
             tasks together with `shared`), taken for strength 1 on every level that `penalty` has:
-            from 1 on, all weights are zero. The gradient stops at `lambda_max`. `ridge` stays
-            absolute. Default False.
+            from 1 on, all weights are zero. The gradient stops at `lambda_max`. `ridge` and
+            `sharing` stay absolute. Default False.
         hypergradient: see above. Default ``"implicit"``.
         fit_intercept: fit an unpenalised bias per output. Default True.
         tol: relative duality gap at which a task counts as solved. Default that of `fit_heads`.
         unrolled_steps: number of steps of ``"unrolled"``. Default 100.
 
     Raises:
-        ValueError: unknown `hypergradient` or `loss`.
+        ValueError: unknown `hypergradient` or `loss`, or ``"unrolled"`` with `sharing`.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class SparseHeads(nn.Module):
         if hypergradient not in there:
             raise ValueError(f"SparseHeads: hypergradient={hypergradient!r}, there is {there}")
         loss_index("SparseHeads", loss)
+        if hypergradient == "unrolled":
+            penalty.refuse_sharing("SparseHeads(hypergradient='unrolled')")
         self.penalty = penalty
         self.loss = loss
         self.relative = relative
@@ -115,7 +118,7 @@ class SparseHeads(nn.Module):
         if not self.relative:
             return self.penalty
         ones: dict[str, Any] = {level: _presence(self.penalty, level) for level in LEVELS[:3]}
-        unit = replace(self.penalty, **ones)
+        unit = replace(self.penalty, **ones, sharing=0.0)
         largest = lambda_max(z, y, unit, loss=self.loss, fit_intercept=self.fit_intercept)
         return self.penalty.scaled(largest)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LEVELS = ("l1", "group", "shared", "ridge")
+SHARING_FLOOR = 1e-4  # of the usage, so that a feature nobody uses can come back
 
 
 class Strengths(NamedTuple):
@@ -52,10 +53,15 @@ class Penalty:
             (a value per task has no meaning here). Couples the tasks. Default 0.
         ridge: strength on half the squared norm, same forms as `l1`. Default 0.
         nonneg: restrict the weights to be >= 0. Default False.
+        sharing: strength, a float or a 0-dim tensor, of T times the entropy of feature usage over
+            all tasks (`feature_usage` with floor `SHARING_FLOOR`), which has tasks share features.
+            It is no part of :math:`\Omega`: it is not convex, and `fit_heads` alone takes it; every
+            other op refuses a penalty that has it. Couples the tasks. Default 0.
 
     Raises:
-        ValueError: a strength is negative or NaN. (Tensors are checked when the penalty is made,
-            which on a GPU waits for the device once; not inside `torch.compile` or `vmap`.)
+        ValueError: a strength is negative or NaN, or `sharing` is not one number. (Tensors are
+            checked when the penalty is made, which on a GPU waits for the device once; not inside
+            `torch.compile` or `vmap`.)
     """
 
     l1: float | Tensor = 0.0
@@ -63,15 +69,33 @@ class Penalty:
     shared: float | Tensor = 0.0
     ridge: float | Tensor = 0.0
     nonneg: bool = False
+    sharing: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
-        for level in LEVELS:
+        if isinstance(self.sharing, Tensor) and self.sharing.dim() != 0:
+            raise ValueError(
+                f"Penalty: sharing has shape {tuple(self.sharing.shape)}, expected one number, ()"
+            )
+        for level in (*LEVELS, "sharing"):
             value = getattr(self, level)
             if _is_readable(value) and not bool(_all_nonnegative(value)):
                 raise ValueError(f"Penalty: {level} must be >= 0 everywhere, got {value}")
 
+    @property
+    def shares(self) -> bool:
+        """Whether `sharing` may be non-zero (a tensor always may)."""
+        return isinstance(self.sharing, Tensor) or self.sharing > 0
+
+    def refuse_sharing(self, op: str) -> None:
+        """Raise ValueError if there is a `sharing` term, which `op` cannot honour."""
+        if self.shares:
+            raise ValueError(
+                f"{op}: penalty.sharing = {self.sharing} is honoured by fit_heads alone; leave it "
+                "out with dataclasses.replace(penalty, sharing=0.0)"
+            )
+
     def scaled(self, factor: float | Tensor) -> Penalty:
-        """The penalty with l1, group and shared multiplied by `factor` (ridge is kept).
+        """The penalty with l1, group and shared multiplied by `factor` (ridge, sharing are kept).
 
         ``penalty.scaled(0.1 * lambda_max(z, y, penalty))`` is a tenth of the strength at which
         every weight is zero.
@@ -96,8 +120,10 @@ class Penalty:
             step: step size that multiplies every level.
 
         Raises:
-            ValueError: a strength's shape does not fit (T, M), or fits both T and M.
+            ValueError: a strength's shape does not fit (T, M), or fits both T and M; or there is a
+                `sharing` term, which no kernel takes.
         """
+        self.refuse_sharing(op)
         tensors: list[Tensor | None] = []
         scale: list[float] = []
         step = _as(like, step)

@@ -4,11 +4,12 @@ import torch
 import sparsedis_kernels as sk
 
 
-def test_scaled_keeps_ridge_and_absent_levels():
-    penalty = sk.Penalty(l1=0.2, group=0.4, ridge=0.3).scaled(torch.tensor([2.0, 3.0]))
+def test_scaled_keeps_ridge_sharing_and_absent_levels():
+    penalty = sk.Penalty(l1=0.2, group=0.4, ridge=0.3, sharing=0.5).scaled(torch.tensor([2.0, 3.0]))
     assert penalty.l1.tolist() == [[pytest.approx(0.4)], [pytest.approx(0.6)]]
     assert penalty.shared == 0.0
     assert penalty.ridge == 0.3
+    assert penalty.sharing == 0.5
 
 
 def test_scaled_per_task_is_never_read_as_per_feature():
@@ -43,6 +44,8 @@ def test_gradients_flow_through_scaled_and_step():
         ({"group": -1.0}, r"Penalty: group must be >= 0 everywhere, got -1.0"),
         ({"shared": torch.tensor([0.1, -0.2])}, r"Penalty: shared must be >= 0"),
         ({"l1": float("nan")}, r"Penalty: l1 must be >= 0 everywhere, got nan"),
+        ({"sharing": -0.1}, r"Penalty: sharing must be >= 0 everywhere, got -0.1"),
+        ({"sharing": torch.ones(3)}, r"Penalty: sharing has shape \(3,\), expected one number"),
     ],
 )
 def test_negative_and_nan_strengths_raise(value, message):

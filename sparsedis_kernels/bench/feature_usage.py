@@ -31,8 +31,11 @@ def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
 def eager(w: Tensor) -> tuple[Tensor, ...]:
     """`feature_usage` in plain PyTorch."""
     magnitude = w.abs().sum(dim=(0, 2))
-    p = magnitude / magnitude.sum()
+    total = magnitude.sum()
+    p = magnitude / total
+    entropy = torch.special.entr(p).sum()
+    slope = torch.where(p > 0, -(p.log() + entropy) / total, 0)
     used = w.detach().ne(0).any(dim=2)
     tasks = used.sum(dim=0)
     shared = (tasks > 1).sum() / (tasks > 0).sum()
-    return p, torch.special.entr(p).sum(), tasks, used.sum(dim=1), shared
+    return p, entropy, tasks, used.sum(dim=1), shared, slope

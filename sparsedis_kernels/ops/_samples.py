@@ -160,6 +160,9 @@ def _check_dense(op: str, z: Tensor, y: Tensor, weight: Tensor | None) -> int:
 
 
 SAMPLES_SCHEMA = "Tensor z, Tensor y, Tensor? offsets, Tensor? sample_weight, int loss"
+PENALTY_SCHEMA = (
+    "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale, bool nonneg"
+)
 
 
 def task_count(z: Tensor, y: Tensor, offsets: Tensor | None) -> int:

@@ -21,6 +21,9 @@ class FeatureUsage(NamedTuple):
         tasks_per_feature: (M,) int64, tasks with a non-zero weight on the feature.
         features_per_task: (T,) int64, the size of each task's support.
         shared_share: 0-dim, of the features in use, the share that two tasks or more use.
+        slope: (M,), the entropy's derivative in each a_m: > 0 where more use of a feature spreads
+            the usage, < 0 where it concentrates it. Without a floor it is infinite at an unused
+            feature, and 0 is returned. Differentiable.
     """
 
     p: Tensor
@@ -28,6 +31,7 @@ class FeatureUsage(NamedTuple):
     tasks_per_feature: Tensor
     features_per_task: Tensor
     shared_share: Tensor
+    slope: Tensor
 
 
 def _fake(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,37 +74,70 @@ class _FeatureUsage(torch.autograd.Function):
         return None, raw(ctx.ns, "feature_usage_backward")(grad, w)
 
 
-def feature_usage(weight: Tensor, *, backend: str | None = None) -> FeatureUsage:
+def feature_usage(
+    weight: Tensor, *, floor: float = 0.0, backend: str | None = None
+) -> FeatureUsage:
     r"""Usage of features by tasks, after Fumero et al. (NeurIPS 2023).
 
     .. math:: a_m = \sum_{tc} |W_{tmc}|, \quad p_m = a_m / \sum_m a_m, \quad
-              H(p) = -\sum_m p_m \log p_m
+              \hat p_m = \frac{p_m + \epsilon / M}{1 + \epsilon}, \quad
+              H = -\sum_m \hat p_m \log \hat p_m
 
     Few features shared by many tasks give a small entropy. The gradient at weights that are 0 is 0,
-    though it grows without bound as an unused feature's weights approach it.
+    though without a floor it grows without bound as an unused feature's weights approach it.
 
     Args:
         weight: (T, M, C), floating; half precision is computed in float32.
+        floor: epsilon >= 0, the share of a uniform usage that is mixed in before the entropy is
+            taken, which bounds its slope at unused features. Default 0.
         backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
 
     Returns:
-        FeatureUsage. With all weights zero p, entropy and shared_share are 0.
+        FeatureUsage. With all weights zero p, entropy, slope and shared_share are 0.
 
     Raises:
-        ValueError: `weight` is not (T, M, C).
+        ValueError: `weight` is not (T, M, C), or `floor` < 0.
         TypeError: `weight` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device.
     """
     _check.axes("feature_usage", "weight", weight, "(T, M, C)", 3)
     _check.floating("feature_usage", "weight", weight)
+    if not floor >= 0:
+        raise ValueError(f"feature_usage: floor must be >= 0, got {floor}")
     ns = backends.namespace("feature_usage", weight.device, backend)
     magnitude, tasks, features = _FeatureUsage.apply(
         ns, _check.prepared(ns, "feature_usage", weight)
     )
-    total = magnitude.sum()
-    p = magnitude / torch.where(total > 0, total, torch.ones_like(total))
+    p, entropy, slope = entropy_of_usage(magnitude, floor)
     used = (tasks > 0).sum()
     shared = (tasks > 1).sum() / used.clamp(min=1)
+    return FeatureUsage(p, entropy, tasks, features, shared.to(p.dtype), slope)
+
+
+def entropy_of_usage(magnitude: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares p (M,), the entropy (), and its slope (M,), from the magnitudes a (M,)."""
+    total = magnitude.sum()
+    total = torch.where(total > 0, total, torch.ones_like(total))
+    p = magnitude / total
+    floored = (p + floor / max(len(p), 1)) / (1 + floor)
     # The logarithm's slope at 0 is infinite: an unused feature takes no part in the gradient.
-    entropy = torch.special.entr(torch.where(magnitude > 0, p, 1.0)).sum()
-    return FeatureUsage(p, entropy, tasks, features, shared.to(p.dtype))
+    counts = (p > 0) | ((p > 0).any() if floor > 0 else False)
+    log = torch.where(counts, floored, 1.0).log()
+    entropy = torch.special.entr(torch.where(counts, floored, 1.0)).sum()
+    slope = torch.where(counts, (p * log).sum() - log, 0) / ((1 + floor) * total)
+    return p, entropy, slope
+
+
+def slope_along(magnitude: Tensor, floor: float, direction: Tensor) -> Tensor:
+    """Derivative of the entropy's slope along a direction of the magnitudes, `floor` > 0: (M,).
+
+    By formula, since a raw op cannot call autograd.
+    """
+    p, _, slope = entropy_of_usage(magnitude, floor)
+    total, moved = magnitude.sum().clamp_min(torch.finfo(p.dtype).tiny), direction.sum()
+    moved_p = (direction - p * moved) / total
+    floored = (p + floor / max(len(p), 1)) / (1 + floor)
+    moved_log = moved_p / ((1 + floor) * floored)
+    moved_mean = (moved_p * floored.log() + p * moved_log).sum()
+    bent = (moved_mean - moved_log) / ((1 + floor) * total) - slope * moved / total
+    return torch.where(p.sum() > 0, bent, 0)

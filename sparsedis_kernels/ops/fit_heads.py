@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +12,16 @@ from torch import Tensor
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
-from sparsedis_kernels.ops._samples import SAMPLES_SCHEMA, Samples, read_samples, task_count
+from sparsedis_kernels.ops._samples import (
+    PENALTY_SCHEMA,
+    SAMPLES_SCHEMA,
+    Samples,
+    read_samples,
+    task_count,
+)
+from sparsedis_kernels.ops.fit_sharing import fit_sharing
 from sparsedis_kernels.penalty import Penalty
 
-_PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale, bool nonneg"
 NOT_CONVERGED, NOT_FINITE = 1, 2
 # Relative gaps that leave objectives about equally accurate. For the others than squares the dual
 # point is first order in the error, so a gap of 5e-3 is an error near 1e-4 of the objective.
@@ -28,8 +35,9 @@ class HeadsFit(NamedTuple):
         weight: (T, M, C); entries off the support are exactly 0. Differentiable.
         bias: (T, C), 0 without an intercept. Differentiable.
         gap: (T,), duality gap relative to the task's objective at zero weights; one number over all
-            tasks where `shared` couples them; 0 for a task without samples.
-        n_iter: (T,) int32, passes plus Newton steps.
+            tasks where `shared` couples them; 0 for a task without samples. With `sharing`, that
+            of the last reweighted problem, which is convex.
+        n_iter: (T,) int32, passes plus Newton steps, of all solves.
         converged: (T,) bool, whether `gap` reached the tolerance.
     """
 
@@ -84,14 +92,14 @@ def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
 
 
 define(
-    f"fit_heads({SAMPLES_SCHEMA}, {_PENALTY}, bool fit_intercept, Tensor? init, float tol, "
+    f"fit_heads({SAMPLES_SCHEMA}, {PENALTY_SCHEMA}, bool fit_intercept, Tensor? init, float tol, "
     "int max_iter) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.fit_heads,
     fake=_fit_fake,
 )
 define(
     f"fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, {SAMPLES_SCHEMA}, "
-    f"{_PENALTY}, bool fit_intercept, bool[] needs) "
+    f"{PENALTY_SCHEMA}, bool fit_intercept, bool[] needs) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.fit_heads_backward,
     fake=_backward_fake,
@@ -185,6 +193,14 @@ def fit_heads(
     solution also where classes are separable. It is unique but for multinomial l1 alone, where
     adding a number to all classes of a feature may cost nothing.
 
+    `penalty.sharing` adds sharing T H(p(W)), T times the strength times the entropy of feature
+    usage over all tasks (floored; `feature_usage`), which is not convex. Convex problems with
+    reweighted l1 are then solved, each from the last, while the whole objective falls by more than
+    min(tol, 1e-4) of its value at zero weights: it never rises, but no minimum is certified, not
+    even a local one. `gap` certifies the last reweighted problem. The gradient is that of the fixed
+    point of the reweighting, also in `sharing`; where it was stopped before, that at a constant
+    distance from one. Tasks marked by ``on_error="flag"`` count neither in H nor in T.
+
     Args:
         z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
             or a jagged nested tensor. Floating; half precision is computed in float32.
@@ -225,15 +241,18 @@ def fit_heads(
         raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
     samples = read_samples("fit_heads", z, y, offsets, sample_weight, loss, n_classes)
     tol = DEFAULT_TOL[loss] if tol is None else tol
-    numbers = penalty.strengths("fit_heads", (samples.T, samples.M), samples.z)
+    convex = replace(penalty, sharing=0.0)
+    numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
     ns = samples.namespace("fit_heads", numbers, backend)
-    strengths = *numbers.tensors, numbers.scale, numbers.nonneg
-    start = _warm_start(samples, init)
-    *solution, status = _FitHeads.apply(
-        ns, *samples.args, *strengths, fit_intercept, start, tol, max_iter
-    )
+    strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
+    options = (_warm_start(samples, init), tol, max_iter)
+    if penalty.shares:
+        sharing = torch.as_tensor(penalty.sharing, dtype=samples.z.dtype, device=samples.z.device)
+        solution = fit_sharing(ns, *samples.args, *strengths, sharing, *options)
+    else:
+        solution = _FitHeads.apply(ns, *samples.args, *strengths, *options)
+    weight, bias, gap, n_iter, status = solution[:5]
     converged = raw(backends.AUTOMATIC, "check_status")(status, tol, on_error == "raise")
-    weight, bias, gap, n_iter = solution
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
 
 

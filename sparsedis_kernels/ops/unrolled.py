@@ -48,11 +48,12 @@ def unrolled_heads(
         strength. For squares the bias is the best one for the weight.
 
     Raises:
-        ValueError: z is not (T, n, M), y or a strength does not fit it, an unknown `loss`, or
-            `n_steps` < 0.
+        ValueError: z is not (T, n, M), y or a strength does not fit it, an unknown `loss`,
+            `n_steps` < 0, or `penalty.sharing`.
         TypeError: z or y has another dtype.
     """
     _check.axes("unrolled_heads", "z", z, "(T, n, M)", 3)
+    penalty.refuse_sharing("unrolled_heads")
     if n_steps < 0:
         raise ValueError(f"unrolled_heads: n_steps must be >= 0, got {n_steps}")
     s = read_samples("unrolled_heads", z, y, None, None, loss, n_classes)

@@ -82,6 +82,19 @@ def penalty_per_task(problem: HeadsProblem, w: Tensor) -> Tensor:
     return torch.where((w < 0).any(2).any(1), torch.inf, value) if problem.nonneg else value
 
 
+def shared_penalty(problem: HeadsProblem, w: Tensor) -> Tensor:
+    """The shared level of Omega(w): ()."""
+    if problem.levels.shared is None:
+        return w.new_zeros(())
+    return (problem.levels.shared * norm(w, (0, 2))).sum()
+
+
+def objective(problem: HeadsProblem, w: Tensor) -> Tensor:
+    """The value at w, all tasks together, less the least that any scores can reach: ()."""
+    loss = problem.loss_at(problem.scores(w))
+    return (loss + penalty_per_task(problem, w)).sum() + shared_penalty(problem, w)
+
+
 def relative_gap(problem: HeadsProblem, w: Tensor) -> Tensor:
     """Duality gap over the objective at w = 0, per task or, if coupled, over all tasks: (T,).
 
@@ -97,9 +110,9 @@ def relative_gap(problem: HeadsProblem, w: Tensor) -> Tensor:
     loss = (problem.p[:, :, 0] * between).sum(1)
     gap = loss + penalty_per_task(problem, w) + conjugate(problem, s * g) - (s * g * w).sum((1, 2))
     start = problem.loss_at(problem.scores(torch.zeros_like(w)))
-    if problem.levels.shared is not None:
-        shared = (problem.levels.shared * norm(w, (0, 2))).sum()
-        gap, start = (gap.sum() + shared).expand(len(gap)), start.sum().expand(len(gap))
+    if problem.coupled:
+        whole = gap.sum() + shared_penalty(problem, w)
+        gap, start = whole.expand(len(gap)), start.sum().expand(len(gap))
     # Fenchel and Young: what is below 0 is rounding.
     return torch.where(start == 0, 0, gap.clamp_min(0) / start)
 

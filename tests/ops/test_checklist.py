@@ -70,10 +70,16 @@ def head_cases(dtype):
         head = torch.randn(tasks, features, outputs, dtype=dtype)
         bias = torch.randn(tasks, outputs, dtype=dtype)
         yield "fit_heads", (*samples, *penalty, True, None, 1e-3, 500)
+        sharing = torch.tensor(0.01, dtype=dtype)
+        args = ("sparsedis", *samples, *penalty, True, sharing, None, 1e-3, 500)
+        yield "fit_heads_sharing", args
         solved = torch.ops.sparsedis_reference.fit_heads(
             *samples, *penalty, True, None, 1e-8, 9999
         )[0]
         yield "fit_heads_backward", (head, bias, solved, *samples, *penalty, True, [True] * 7)
+        v = torch.zeros(features, dtype=dtype)
+        backward = ("sparsedis", head, bias, solved, v, *samples, *penalty, True, sharing)
+        yield "fit_heads_sharing_backward", (*backward, [True] * 8)
         yield "lambda_max", (*samples, *penalty[:3], penalty[4], True, False)
         yield "duality_gap", (head, *samples, *penalty, True)
 
@@ -174,6 +180,12 @@ def heads(z, y, weight, l1, group):
     return fit.weight, fit.bias
 
 
+def heads_that_share(z, y, weight, l1, sharing):
+    penalty = sk.Penalty(l1=l1, ridge=0.5, sharing=sharing)
+    fit = sk.fit_heads(z, y, penalty, sample_weight=weight, tol=1e-14)
+    return fit.weight, fit.bias
+
+
 def public_cases():
     """(name, function, float64 inputs away from kinks) for every differentiable public op."""
     torch.manual_seed(0)
@@ -197,7 +209,10 @@ def public_cases():
     yield "linf", lambda v, s, d: sk.prox_linf(v, s, metric=d), (v, 0.5 * s, metric)
     yield "penalty_value", lambda w, *p: sk.penalty_value(w, penalty(*p)), (v, *levels)
     yield "feature_usage", lambda w: sk.feature_usage(w)[:2], (v,)
-    yield "fit_heads", heads, (z, y, torch.rand(T, 8, dtype=F64) + 0.5, 0.1 * s, 0.1 * s)
+    rows = torch.rand(T, 8, dtype=F64) + 0.5
+    yield "fit_heads", heads, (z, y, rows, 0.1 * s, 0.1 * s)
+    sharing = torch.tensor(0.01, dtype=F64)
+    yield "fit_heads", heads_that_share, (z, y, rows, 0.1 * s, sharing)
 
 
 PUBLIC = list(public_cases())

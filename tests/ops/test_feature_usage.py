@@ -52,8 +52,31 @@ def test_no_weights_give_zeros(any_backend):
         assert usage.p.tolist() == [0.0] * 4
         assert float(usage.entropy) == 0
         assert float(usage.shared_share) == 0
+        assert usage.slope.tolist() == [0.0] * 4
         (grad,) = torch.autograd.grad(usage.entropy, weight)
         assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-4, 0.3])
+def test_slope_is_the_derivative_of_the_entropy_in_the_magnitudes(floor):
+    """With a floor also at an unused feature, where the entropy without one has none."""
+    a = torch.tensor([0.7, 0.0, 1.9, 0.2], dtype=F64)
+    slope = sk.feature_usage(a[None, :, None], floor=floor).slope
+
+    def entropy(b):
+        p = (b / b.sum() + floor / 4) / (1 + floor)
+        return -sum(x * x.log() for x in p if x > 0)
+
+    for m in range(4):
+        h = 1e-7 * (torch.arange(4) == m)
+        # Forward at the feature of magnitude 0, where there is nothing below.
+        numeric = (entropy(a + h) - entropy(a - (h if a[m] > 0 else 0))) / (
+            2e-7 if a[m] > 0 else 1e-7
+        )
+        if floor == 0 and a[m] == 0:
+            assert slope[m] == 0
+        else:
+            assert float(slope[m]) == pytest.approx(float(numeric), rel=2e-2 if m == 1 else 1e-6)
 
 
 LAYOUTS = {
@@ -89,5 +112,7 @@ def test_threads_and_backends_agree_on_a_large_array():
 def test_errors_name_op_argument_and_values():
     with pytest.raises(ValueError, match=r"feature_usage: weight has shape \(3, 4\)"):
         sk.feature_usage(torch.randn(3, 4))
+    with pytest.raises(ValueError, match=r"feature_usage: floor must be >= 0, got -0.1"):
+        sk.feature_usage(torch.randn(3, 4, 2), floor=-0.1)
     with pytest.raises(TypeError, match=r"feature_usage: weight has dtype torch.int64"):
         sk.feature_usage(torch.ones(2, 2, 2, dtype=torch.int64))
