@@ -62,7 +62,7 @@ def test_resume_goes_on_from_the_checkpoints(
         (["--steps", "0"], "Recipe: steps must be > 0, got 0"),
         (["--group", "-1"], "Penalty: group must be >= 0 everywhere, got -1.0"),
         (["--resume"], "--resume: there is no checkpoint in "),
-        (["--support", "5000"], "DigitTasks.sample: n_samples=5020 needs 1004 images of a class"),
+        (["--support", "5000"], "DigitTasks.sample: n_samples=5020 needs 1004 examples of each"),
     ],
 )
 def test_impossible_arguments_give_one_sentence(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsedis_kernels.data.cache import cached
+from sparsedis_kernels.data.class_tasks import ClassTasks
 from sparsedis_kernels.data.digits import DigitTasks, load_digits, load_mnist
 from sparsedis_kernels.data.domain_folders import load_office_home, load_pacs, load_vlcs
 from sparsedis_kernels.data.encoders import (
@@ -27,6 +28,7 @@ from sparsedis_kernels.data.wilds import load_camelyon17, load_civilcomments, lo
 __all__ = [
     "IMAGE_ENCODER",
     "TEXT_ENCODER",
+    "ClassTasks",
     "DigitTasks",
     "Labelled",
     "ShapeTasks",

@@ -8,13 +8,14 @@ are not comparable with results on 3DShapes.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparsedis_kernels.data.colour import palette
-from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains
+from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains, eligible_domains
 
 FACTORS = {
     "floor hue": 10,
@@ -61,6 +62,7 @@ class ShapeTasks:
         _check_correlation("ShapeTasks", correlation)
         self.input_shape: tuple[int, ...] = (3, size, size)
         self.correlation = correlation
+        self.details: dict[str, Any] = {"size": size, "correlation": correlation}
 
     def sample(
         self,
@@ -72,7 +74,8 @@ class ShapeTasks:
         held_out: bool = False,
     ) -> Tasks:
         """Draw tasks as ``TaskSource.sample`` says; x is in [0, 1]."""
-        domain = draw_domains(self, n_tasks, generator, split=split, held_out=held_out)
+        eligible = eligible_domains(self, split=split, held_out=held_out)
+        domain = draw_domains(eligible, n_tasks, generator)
         weight = draw_weights(n_tasks, generator)
         factors = sample_factors(n_tasks * n_samples, generator, correlation=self.correlation)
         x = render(factors, size=self.input_shape[-1]).view(n_tasks, n_samples, *self.input_shape)
