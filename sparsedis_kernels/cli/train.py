@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsedis_kernels.cli.threads import set_threads
+from sparsedis_kernels.data.sources import BUILT_IN, ON_DISK
 from sparsedis_kernels.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,42 +25,65 @@ _STRENGTHS = {
 }
 
 
+_DATA: dict[str, dict[str, Any]] = {
+    "shift": {"choices": ("rotation", "colour"), "help": "how mnist's domains differ (rotation)"},
+    "root": {"metavar": "DIR", "help": "where a named data set lies (data)"},
+    "limit": {"type": int, "help": "most examples of a class in a domain, of a set on disk (all)"},
+    "ways": {"type": int, "help": "classes of a task (5, or all if there are fewer)"},
+    "held_out": {"metavar": "NAME", "help": "domain left out of training, or none (the last one)"},
+    "test_classes": {"metavar": "NAME", "nargs": "+", "help": "classes for test tasks only (none)"},
+}
+
+
 def add_command(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
     train = commands.add_parser(
         "train",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
         help="train with dense and with sparse heads, and compare",
         description="Train a backbone with ridge heads (dense) and one with group-sparse heads "
         "(sparse), alike in everything else, and compare them on fresh test tasks.",
     )
+    _add_data_options(train)
     _add_options(train)
     train.set_defaults(command=_train)
 
 
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    names = ", ".join((*BUILT_IN, *ON_DISK))
+    text = f"{names}, or a folder with images as <domain>/<class>/<image>"
+    add("--data", metavar="NAME|DIR", default="mnist", help=text)
+    for name, how in _DATA.items():
+        add(_flag(name), default=argparse.SUPPRESS, **how)
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", choices=("mnist", "digits", "shapes"), default="mnist", help="source of tasks")
-    add(
-        "--shift",
-        choices=("rotation", "colour"),
-        default=argparse.SUPPRESS,
-        help="how mnist's domains differ (default: rotation)",
-    )
     for field in fields(Recipe):
-        option = "--" + field.name.replace("_", "-")
-        add(option, type=type(field.default), default=field.default, help=field.metadata["help"])
+        kind, text = type(field.default), field.metadata["help"]
+        add(_flag(field.name), type=kind, default=field.default, help=text)
     for level, (strength, text) in _STRENGTHS.items():
         add(f"--{level}", type=float, default=strength, help=text)
+    add("--loss", choices=("squared", "multinomial"), default="squared", help="of the heads")
     add(
         "--hypergradient",
         choices=("implicit", "detached", "unrolled"),
         default="implicit",
         help="how the query loss reaches the support features",
     )
+    text = "samples of a class in few-shot evaluations"
+    add("--shots", metavar="K", type=int, nargs="+", default=[1, 5, 10], help=text)
     add("--threads", type=int, default=1, help="CPU threads; this small, more do not pay")
     add("--out", type=Path, default=Path("runs/train"), help="folder for checkpoints and report")
     add("--resume", action="store_true", help="go on from the checkpoints in that folder")
+    text = "TOML file of these options, without the dashes; those given here win"
+    add("--config", metavar="FILE", default=argparse.SUPPRESS, help=text)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -70,7 +94,7 @@ def _train(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     if args.resume and not list(args.out.glob("*.pt")):
         raise ValueError(f"--resume: there is no checkpoint in {args.out}")
-    arms = compare(_source(args), recipe, _heads(args), args.out, resume=args.resume)
+    arms = compare(_source(args), recipe, _heads(args), args.out, args.resume, args.shots)
     print(_table(arms))
     print(f"report: {write_report(arms, args.out)}")
 
@@ -78,9 +102,9 @@ def _train(args: argparse.Namespace) -> None:
 def _source(args: argparse.Namespace) -> TaskSource:
     from sparsedis_kernels.data import load
 
-    options = {"shift": args.shift} if "shift" in args else {}
-    if options and args.data != "mnist":
-        raise ValueError(f"--shift {args.shift} goes with --data mnist, not with {args.data}")
+    options = {name: getattr(args, name) for name in _DATA if name in args}
+    if options.get("held_out") == "none":
+        options["held_out"] = None
     return load(args.data, **options)
 
 
@@ -93,31 +117,14 @@ def _heads(args: argparse.Namespace) -> dict[str, SparseHeads]:
         "sparse": Penalty(l1=args.l1, group=args.group, shared=args.shared, ridge=args.ridge),
     }
     return {
-        name: SparseHeads(penalty, relative=True, hypergradient=args.hypergradient)
+        name: SparseHeads(penalty, loss=args.loss, relative=True, hypergradient=args.hypergradient)
         for name, penalty in penalties.items()
     }
 
 
 def _table(arms: Mapping[str, Arm]) -> str:
-    """One row a number, one column an arm; ± is the standard error over test tasks."""
-    first = next(iter(arms.values())).run
-    score = "query accuracy" if first.source.kind == "classification" else "query R²"
-    seen = [arm.seen.summary() for arm in arms.values()]
-    rows = [("", list(arms)), (f"{score}, seen domains", [_score(s) for s in seen])]
-    if first.source.held_out is not None:
-        domain = first.source.domains[first.source.held_out]
-        held_out = [arm.held_out.summary() for arm in arms.values() if arm.held_out]
-        rows.append((f"{score}, held out: {domain}", [_score(s) for s in held_out]))
-    of = f"of {first.recipe.features}"
-    rows += [
-        (f"features per task {of}", [f"{s['features_per_task']:.1f}" for s in seen]),
-        (f"effective features exp(H) {of}", [f"{s['effective_features']:.1f}" for s in seen]),
-        ("used features shared by 2+ tasks", [f"{s['shared_share']:.0%}" for s in seen]),
-        ("training steps", [str(len(arm.run.history)) for arm in arms.values()]),
-        ("seconds of training", [f"{arm.run.seconds:.1f}" for arm in arms.values()]),
-    ]
-    return "\n".join(f"{name:42}" + "".join(f"{c:>16}" for c in cells) for name, cells in rows)
+    from sparsedis_kernels.training.report import table_rows
 
-
-def _score(numbers: Mapping[str, float]) -> str:
-    return f"{numbers['score']:.3f} ± {numbers['standard_error']:.3f}"
+    rows = [("", list(arms)), *table_rows(arms)]
+    width = max(42, *(len(name) for name, _ in rows))
+    return "\n".join(f"{name:{width}}" + "".join(f"{c:>16}" for c in cells) for name, cells in rows)

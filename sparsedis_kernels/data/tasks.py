@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,6 +66,27 @@ class TaskSource(Protocol):
                 ``split="train"``.
         """
         ...
+
+
+@runtime_checkable
+class KnownFactors(Protocol):
+    """A source that knows the K factors of variation behind its inputs.
+
+    Attributes:
+        factor_names: names of the factors.
+    """
+
+    factor_names: tuple[str, ...]
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """N inputs, (N, *input_shape) float32, and their factors, (N, K) int64."""
+        ...
+
+
+def describe(source: TaskSource) -> dict[str, Any]:
+    """What makes the source's tasks what they are, as plain values."""
+    names = ("name", "kind", "n_outputs", "domains", "held_out")
+    return {**{name: getattr(source, name) for name in names}, **source.details}
 
 
 def eligible_domains(source: TaskSource, *, split: Split, held_out: bool) -> Tensor:

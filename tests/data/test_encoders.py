@@ -254,6 +254,17 @@ def test_images_are_scaled_and_keep_their_order(image_file: Path) -> None:
     assert (features[0] - features[2]).abs().max() > 0.01
 
 
+def test_files_are_encoded_as_the_images_in_them(image_file: Path, tmp_path: Path) -> None:
+    pixels = (255 * images(3, 224)).byte()
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    features = encode_images(files, image_file, batch_size=2, progress=False)
+    expected = encode_images(pixels / 255, image_file, progress=False)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=0)
+    assert (features[0] - features[2]).abs().max() > 0.01
+
+
 def test_errors_name_the_argument_and_the_values(tmp_path: Path) -> None:
     wrong: list[tuple[Tensor, str]] = [
         (torch.zeros(2, 1, 8, 8), r"got torch\.float32 of shape \(2, 1, 8, 8\)"),
