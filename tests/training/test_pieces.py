@@ -12,6 +12,7 @@ from sparsedis_kernels.nn import Hypergradient, SparseHeads
 from sparsedis_kernels.training.backbone import Backbone
 from sparsedis_kernels.training.episodes import Episode, sample_episode
 from sparsedis_kernels.training.evaluate import Evaluation, evaluate, few_shot
+from sparsedis_kernels.training.factors import factor_scores
 from sparsedis_kernels.training.recipe import Recipe
 from sparsedis_kernels.training.step import bilevel_step
 
@@ -166,6 +167,43 @@ def test_hypergradients_are_finite_and_differ() -> None:
     size = float(grads["implicit"].norm())
     for a, b in (("implicit", "detached"), ("implicit", "unrolled"), ("detached", "unrolled")):
         assert float((grads[a] - grads[b]).norm()) > 0.05 * size
+
+
+class Mixed(nn.Module):
+    """Codes that are the factors, in another order and scaled, or all of them mixed."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        order = torch.tensor([[0.0, -2, 0], [0, 0, 1], [0.5, 0, 0]])
+        self.matrix = torch.tensor([[1.0, 1, 1], [1, -1, 1], [1, 1, -2]]) if mixed else order
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        return x @ self.matrix
+
+
+class Numbers:
+    """Three independent factors, whose inputs they are themselves."""
+
+    factor_names = ("a", "b", "c")
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        factors = torch.randint(9, (n, 3), generator=generator)
+        return factors.float(), factors
+
+
+def test_features_that_are_the_factors_score_one() -> None:
+    scores = factor_scores(Mixed(False), Numbers(), generator())
+    assert scores.mcc == pytest.approx(1)
+    assert scores.dci.disentanglement > 0.99
+    assert scores.dci.importance.argmax(0).tolist() == [1, 2, 0]
+    assert scores.names == ("a", "b", "c")
+    mixed = factor_scores(Mixed(True), Numbers(), generator())
+    # Two codes are the sum of all factors but for signs, and one has two thirds of its variance
+    # from the last factor.
+    expected = (2 / math.sqrt(3) + math.sqrt(2 / 3)) / 3
+    assert mixed.mcc == pytest.approx(expected, abs=0.03)
+    assert mixed.dci.disentanglement < 0.7
 
 
 def test_evaluation_leaves_the_backbone_as_it_was() -> None:

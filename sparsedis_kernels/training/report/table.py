@@ -43,8 +43,11 @@ def _factor_rows(arms: Mapping[str, Arm]) -> Rows:
     if not scores:
         return []
     return [
-        ("DCI disentanglement (linear)", [f"{s.dci.disentanglement:.3f}" for s in scores]),
-        ("DCI completeness (linear)", [f"{s.dci.completeness:.3f}" for s in scores]),
+        (
+            "DCI disentanglement (regression trees)",
+            [f"{s.dci.disentanglement:.3f}" for s in scores],
+        ),
+        ("DCI completeness (regression trees)", [f"{s.dci.completeness:.3f}" for s in scores]),
         ("MCC of features and factors", [f"{s.mcc:.3f}" for s in scores]),
     ]
 
