@@ -96,7 +96,8 @@ def _train(args: argparse.Namespace) -> None:
         raise ValueError(f"--resume: there is no checkpoint in {args.out}")
     arms = compare(_source(args), recipe, _heads(args), args.out, args.resume, args.shots)
     print(_table(arms))
-    print(f"report: {write_report(arms, args.out)}")
+    numbers = write_report(arms, args.out)
+    print(f"report: {numbers.with_suffix('.html')}, numbers: {numbers}")
 
 
 def _source(args: argparse.Namespace) -> TaskSource:

@@ -1,7 +1,8 @@
 """Sources of tasks, labelled data sets with domains, and frozen encoders of texts and images.
 
-Tasks are drawn from real digits under domain shift and from rendered scenes with known factors. The
-other data sets are read from where their files are; nothing is ever downloaded.
+Tasks are drawn from real digits under domain shift, from rendered scenes with known factors, and
+from frozen features of labelled examples. Data sets are read from where their files are; nothing is
+ever downloaded.
 """
 
 from __future__ import annotations

@@ -37,6 +37,4 @@ def factor_scores(
     x, factors = source.sample_inputs(_INPUTS, generator)
     with evaluation_mode(backbone):
         codes = backbone(x[None])[0]  # (N, M)
-    return FactorScores(
-        source.factor_names, dci(codes, factors, variant="linear"), mcc(codes, factors)
-    )
+    return FactorScores(source.factor_names, dci(codes, factors.double()), mcc(codes, factors))

@@ -38,9 +38,14 @@ class Run:
         validation: the mean score at each validation, always on the same tasks: new ones, but from
             training images, since test images are not looked at before the evaluation.
         seconds: time spent training, validations included.
+
+    Raises:
+        ValueError: a loss for classes meets a source of regression.
     """
 
     def __init__(self, source: TaskSource, heads: SparseHeads, recipe: Recipe) -> None:
+        if source.kind == "regression" and heads.loss != "squared":
+            raise ValueError(f"Run: loss={heads.loss!r}, but source {source.name!r} is regression")
         self.source, self.heads, self.recipe = source, heads, recipe
         self.backbone = Backbone(source.input_shape, recipe.features, recipe.seed)
         self.optimizer = AdamW(self.backbone.parameters(), lr=recipe.lr)

@@ -164,6 +164,10 @@ def test_switches_and_lists_from_a_file(tmp_path: Path, capsys: pytest.CaptureFi
         (["--data", "nowhere"], "load: name must be one of mnist, digits, shapes, newsgroups"),
         (["--data", "."], "load_folder: expected images in '.' as <domain>/<class>/*.jpg"),
         (["--data", "digits", "--limit", "3"], "load: digits takes ways, held_out, but not limit"),
+        (
+            ["--data", "shapes", "--loss", "multinomial", "--out", "."],
+            "Run: loss='multinomial', but source 'shapes' is regression",
+        ),
         (["--data", "digits", "--held-out", "45"], "DigitTasks: held_out='45', but there are 4"),
     ],
 )

@@ -198,6 +198,7 @@ def test_features_that_are_the_factors_score_one() -> None:
     assert scores.dci.disentanglement > 0.99
     assert scores.dci.importance.argmax(0).tolist() == [1, 2, 0]
     assert scores.names == ("a", "b", "c")
+    assert scores.dci.variant == "gbt"
     mixed = factor_scores(Mixed(True), Numbers(), generator())
     # Two codes are the sum of all factors but for signs, and one has two thirds of its variance
     # from the last factor.

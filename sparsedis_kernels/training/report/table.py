@@ -43,11 +43,8 @@ def _factor_rows(arms: Mapping[str, Arm]) -> Rows:
     if not scores:
         return []
     return [
-        (
-            "DCI disentanglement (regression trees)",
-            [f"{s.dci.disentanglement:.3f}" for s in scores],
-        ),
-        ("DCI completeness (regression trees)", [f"{s.dci.completeness:.3f}" for s in scores]),
+        ("DCI disentanglement (trees)", [f"{s.dci.disentanglement:.3f}" for s in scores]),
+        ("DCI completeness (trees)", [f"{s.dci.completeness:.3f}" for s in scores]),
         ("MCC of features and factors", [f"{s.mcc:.3f}" for s in scores]),
     ]
 
