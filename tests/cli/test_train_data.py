@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ SMALL = ["--steps", "40", "--support", "12", "--query", "12", "--features", "8",
 SMALL += ["--check-every", "20", "--test-tasks", "10", "--shots", "1", "2"]
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "grey": (90,) * 3}
 TOPICS = ("sci.space", "rec.autos", "talk.guns", "soc.food")
+
+
+reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of Python 3.11")
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +99,7 @@ def topic_vectors(texts: Sequence[str]) -> Tensor:
     return torch.nn.functional.normalize(signal + noise + later[:, None])
 
 
+@reads_toml
 def test_texts_with_options_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +123,7 @@ def test_texts_with_options_from_a_file(
     assert "query accuracy, held out: test dates" in printed
 
 
+@reads_toml
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -142,6 +148,7 @@ def test_a_wrong_file_is_refused(
     assert message in capsys.readouterr().err
 
 
+@reads_toml
 def test_switches_and_lists_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "a.toml"
     config.write_text('data = "digits"\ntest_tasks = 3\nresume = false\nshots = [2, 3]\n')
@@ -153,6 +160,15 @@ def test_switches_and_lists_from_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     nothing = ["train", "--config", str(config), "--out", str(tmp_path / "new")]
     assert cli.main(nothing) == 2
     assert "--resume: there is no checkpoint" in capsys.readouterr().err
+
+
+def test_an_older_python_says_which_one_reads_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    assert cli.main(["train", "--config", "a.toml"]) == 2
+    expected = "sparsedis: --config a.toml: needs Python 3.11 or later, which reads TOML\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,27 @@ def test_texts_are_encoded_once(calls: list[list[object]]) -> None:
     assert (data.name, data.classes) == ("toy", ("a",))
 
 
+def test_an_interrupted_encoding_keeps_the_parts_that_were_done(
+    calls: list[list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_PART", 2)
+    whole = features.encode_text
+
+    def interrupted(texts: Sequence[str]) -> Tensor:
+        if "ddd" in texts:
+            raise KeyboardInterrupt
+        return whole(texts)
+
+    monkeypatch.setattr(features, "encode_text", interrupted)
+    texts = ["a", "bb", "cc", "ddd", "eeeee"]
+    with pytest.raises(KeyboardInterrupt):
+        encoded(labelled(texts))
+    monkeypatch.setattr(features, "encode_text", whole)
+    lengths = encoded(labelled(texts)).inputs[:, 0]  # type: ignore[call-overload]
+    assert lengths.tolist() == [1, 2, 2, 3, 5]
+    assert calls == [["a", "bb"], ["cc", "ddd"], ["eeeee"]]
+
+
 def test_files_are_known_by_content_not_by_place(calls: list[list[object]], tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.png", "b.png")]
     for number, file in enumerate(files):
