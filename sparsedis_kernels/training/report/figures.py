@@ -103,7 +103,7 @@ def _importance(figure: Any, arms: Mapping[str, Arm]) -> None:
     for axes, (name, scores) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         importance = scores.dci.importance / scores.dci.importance.sum(0)  # (M, K)
         order = np.lexsort((-importance.max(1), importance.argmax(1)))
-        image = axes.imshow(importance[order].T, aspect="auto", cmap="viridis_r", vmin=0)
+        image = axes.imshow(importance[order].T, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
         axes.set_yticks(range(len(scores.names)), scores.names)
         axes.set_title(f"{name}: DCI {scores.dci.disentanglement:.3f}, MCC {scores.mcc:.3f}")
         axes.set_xlabel("feature, by the factor it matters most to")
