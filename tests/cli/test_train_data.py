@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsedis_kernels import cli
 from sparsedis_kernels.data import features
-from sparsedis_kernels.data.image_files import read_images
+from sparsedis_kernels.data.encoders.image_files import read_images
 
 SMALL = ["--steps", "40", "--support", "12", "--query", "12", "--features", "8", "--ways", "3"]
 SMALL += ["--check-every", "20", "--test-tasks", "10", "--shots", "1", "2"]

@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sparsedis_kernels.data.encoders import (
-    _Bert,
-    _bert_state,
-    _EfficientNetLite0,
-    encode_images,
-    encode_text,
-)
+from sparsedis_kernels.data.encoders.images import _EfficientNetLite0, encode_images
+from sparsedis_kernels.data.encoders.text import _Bert, _bert_state, encode_text
 
 CONFIG = {
     "vocab_size": 30,

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsedis_kernels.data import Labelled, encoded, features
-from sparsedis_kernels.data.image_files import read_images
+from sparsedis_kernels.data.encoders.image_files import read_images
 
 
 def labelled(inputs: Sequence[Path] | Sequence[str]) -> Labelled:
