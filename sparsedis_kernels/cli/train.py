@@ -24,7 +24,6 @@ _STRENGTHS = {
     "ridge": (1.0, "ridge strength of both arms"),
 }
 
-
 _DATA: dict[str, dict[str, Any]] = {
     "shift": {"choices": ("rotation", "colour"), "help": "how mnist's domains differ (rotation)"},
     "root": {"metavar": "DIR", "help": "where a named data set lies (data)"},
@@ -94,7 +93,8 @@ def _train(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     if args.resume and not list(args.out.glob("*.pt")):
         raise ValueError(f"--resume: there is no checkpoint in {args.out}")
-    arms = compare(_source(args), recipe, _heads(args), args.out, args.resume, args.shots)
+    heads = _heads(args)  # before the data, which may take minutes to encode
+    arms = compare(_source(args), recipe, heads, args.out, args.resume, args.shots)
     print(_table(arms))
     numbers = write_report(arms, args.out)
     print(f"report: {numbers.with_suffix('.html')}, numbers: {numbers}")

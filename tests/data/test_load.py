@@ -1,3 +1,4 @@
+import csv
 import subprocess
 import sys
 from itertools import product
@@ -114,6 +115,44 @@ def test_options_reach_the_tasks(folder: Path) -> None:
 def test_a_single_domain_is_not_held_out(folder: Path) -> None:
     rmtree(folder / "b")
     assert load(str(folder), ways=2).held_out is None
+
+
+def test_domains_with_too_few_examples_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CivilComments: nine identities, of which two are mentioned often enough."""
+    identities = [
+        "male",
+        "female",
+        "LGBTQ",
+        "christian",
+        "muslim",
+        "other_religions",
+        "black",
+        "white",
+    ]
+    often = {"male": 20, "black": 3, "white": 20}
+    with (tmp_path / "all_data_with_identities.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["comment_text", "split", "toxicity", *identities])
+        for identity, n in often.items():
+            for number, toxic, split in product(range(n), (0, 1), ("train", "test")):
+                mentions = [int(other == identity) for other in identities]
+                text = f"{identities.index(identity)} {toxic} {number} {split}"
+                table.writerow([text, split, toxic, *mentions])
+    monkeypatch.setenv("SPARSEDIS_CACHE", str(tmp_path / "cache"))
+    domain_of = lambda texts: torch.tensor([[float(text[0])] for text in texts])  # noqa: E731
+    monkeypatch.setattr(features, "encode_text", domain_of)
+    source = load("civilcomments", root=tmp_path, held_out="none")
+    assert (source.n_outputs, source.domains[source.held_out or 0]) == (2, "none")
+    for split in ("train", "test"):
+        tasks = source.sample(60, 20, torch.Generator().manual_seed(0), split=split)
+        assert set(tasks.domain.tolist()) == {0, 7}  # white and male
+        assert torch.equal(tasks.x[..., 0], tasks.domain[:, None].expand(-1, 20).float())
+    few = source.sample(60, 6, torch.Generator().manual_seed(0))
+    assert set(few.domain.tolist()) == {0, 6, 7}
+    with pytest.raises(ValueError, match="split 'test' has 0"):
+        source.sample(1, 6, torch.Generator(), split="test", held_out=True)
 
 
 @pytest.mark.parametrize(
