@@ -15,7 +15,7 @@ from sparsedis_kernels import backends, cli
 from sparsedis_kernels.bench import MODULES, feature_usage
 
 SMALL = ["--steps", "4", "--tasks", "2", "--support", "20", "--query", "20", "--features", "8"]
-SMALL += ["--check-every", "2", "--test-tasks", "4", "--data", "digits"]
+SMALL += ["--check-every", "2", "--test-tasks", "4", "--data", "digits", "--shots", "1", "2"]
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -38,6 +38,8 @@ def test_train_as_a_process(tmp_path: Path) -> None:
     assert rows["features per task of 8"] == expected
     shown = [cell.split(" ± ")[0] for cell in rows["query accuracy, held out: 270 degrees"]]
     assert shown == [f"{arm['held_out']['score']:.3f}" for arm in arms]
+    shown = [cell.split(" ± ")[0] for cell in rows["2-shot accuracy, seen domains"]]
+    assert shown == [f"{arm['few_shot']['seen']['2']['score']:.3f}" for arm in arms]
     assert str(tmp_path / "report.json") in result.stdout
 
 
@@ -57,12 +59,12 @@ def test_resume_goes_on_from_the_checkpoints(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--shift", "colour"], "--shift colour goes with --data mnist, not with digits"),
+        (["--shift", "colour"], "load: digits takes ways, held_out, but not shift"),
         (["--threads", "0"], "--threads must be >= 1, got 0"),
         (["--steps", "0"], "Recipe: steps must be > 0, got 0"),
         (["--group", "-1"], "Penalty: group must be >= 0 everywhere, got -1.0"),
         (["--resume"], "--resume: there is no checkpoint in "),
-        (["--support", "5000"], "DigitTasks.sample: n_samples=5020 needs 1004 images of a class"),
+        (["--support", "5000"], "DigitTasks.sample: n_samples=5020 needs 1004 examples of each"),
     ],
 )
 def test_impossible_arguments_give_one_sentence(
@@ -202,7 +204,7 @@ def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for option in ("--steps", "--hypergradient", "--patience", "--resume"):
         assert option in text
-    assert "how mnist's domains differ (default: rotation)" in text
+    assert "how mnist's domains differ (rotation)" in text
     assert "(default: None)" not in text
 
 

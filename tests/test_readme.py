@@ -1,11 +1,14 @@
 """What the README shows is what runs."""
 
 import re
+import shlex
 from pathlib import Path
 
 import sparsedis_kernels as sk
+from sparsedis_kernels import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs_and_gives_sparse_heads():
@@ -17,6 +20,20 @@ def test_the_example_runs_and_gives_sparse_heads():
     used = sk.feature_usage(fit.weight.detach()).features_per_task.double().mean()
     assert 0 < used < 64
     assert z.grad.abs().sum() > 0
+
+
+def test_the_commands_are_ones_that_the_command_line_takes():
+    commands = re.findall(r"^sparsedis (train .*)$", README, re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        assert cli._parser().parse_args(shlex.split(command)).command
+
+
+def test_the_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert len(pictures) >= 2
+    for picture in pictures:
+        assert 0 < (ROOT / picture).stat().st_size < 100_000
 
 
 def test_the_support_matrix_names_every_public_op():

@@ -9,27 +9,24 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from sparsedis_kernels.data.class_tasks import ClassTasks, stratified_test
 from sparsedis_kernels.data.colour import N_HUES, palette
 from sparsedis_kernels.data.extra import train_extra
-from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains
+from sparsedis_kernels.data.labelled import Labelled
 
-_SPLIT_SEED, _HUE_SEED = 0, 1
-_TRAIN_SHARE = 0.8
+_HUE_SEED = 1
 _MNIST_DEGREES = (0, 15, 30, 45, 60, 75)
 _DIGITS_DEGREES = (0, 90, 180, 270)
 # How often the hue equals the label; the last is chance, so there the hue says nothing.
 _AGREEMENTS = (0.95, 0.90, 0.85, 0.80, 0.75, 1 / N_HUES)
 
 
-class DigitTasks:
+class DigitTasks(ClassTasks):
     """Few-way digit classification, one domain a task; a ``TaskSource``.
 
-    A task draws a domain and ``ways`` of the digits; class c of a task is the c-th digit it drew.
-    Its samples are drawn without replacement and dealt to the classes in turn, so that class
-    counts differ by at most one, also within consecutive parts such as support and query.
-    The train and test splits hold different images: a fixed stratified split, 80 % and 20 %.
+    The domains show the same images, and the train and test splits hold different ones: a fixed
+    stratified split, 80 % and 20 %, the same in every domain.
 
     Args:
         name: name of the source.
@@ -37,13 +34,12 @@ class DigitTasks:
         labels: the digit each image shows, (N,) int64.
         domains: names of the D domains.
         ways: number of classes C of a task, default 5.
-        held_out: the domain training never sees, default the last one; None holds out none.
+        held_out: the domain training never sees, an index or a name, default the last one; None
+            holds out none.
 
     Raises:
         ValueError: ``ways`` or ``held_out`` is out of range.
     """
-
-    kind: Kind = "classification"
 
     def __init__(
         self,
@@ -53,66 +49,26 @@ class DigitTasks:
         domains: Sequence[str],
         *,
         ways: int = 5,
-        held_out: int | None = -1,
+        held_out: int | str | None = -1,
     ) -> None:
-        self._images = images
-        self._pools = _split_by_class(labels)
-        n_classes, n_domains = len(self._pools["train"]), len(domains)
-        if not 2 <= ways <= n_classes:
-            raise ValueError(f"DigitTasks: ways must be in [2, {n_classes}], got {ways}")
-        if held_out is not None and not -n_domains <= held_out < n_domains:
-            raise ValueError(f"DigitTasks: held_out={held_out}, but there are {n_domains} domains")
-        self.name = name
-        self.input_shape: tuple[int, ...] = tuple(images.shape[2:])
-        self.n_outputs = ways
-        self.domains: tuple[str, ...] = tuple(domains)
-        self.held_out: int | None = None if held_out is None else held_out % n_domains
-
-    def sample(
-        self,
-        n_tasks: int,
-        n_samples: int,
-        generator: torch.Generator,
-        *,
-        split: Split = "train",
-        held_out: bool = False,
-    ) -> Tasks:
-        """Draw tasks as ``TaskSource.sample`` says; x is in [0, 1].
-
-        Raises:
-            ValueError: as ``TaskSource.sample``, or the split has too few images of a class.
-        """
-        domain = draw_domains(self, n_tasks, generator, split=split, held_out=held_out)
-        index = self._draw_images(n_tasks, n_samples, generator, split)
-        x = self._images[domain[:, None], index] / 255  # (T, n, *input_shape)
-        label = torch.arange(n_samples) % self.n_outputs
-        y = F.one_hot(label, self.n_outputs).float()  # (n, C)
-        return Tasks(x=x, y=y.repeat(n_tasks, 1, 1), domain=domain)
-
-    def _draw_images(
-        self, n_tasks: int, n_samples: int, generator: torch.Generator, split: Split
-    ) -> Tensor:
-        """Indices of images, (T, n) int64; sample i belongs to class i mod C."""
-        pools, ways = self._pools[split], self.n_outputs
-        per_class, available = -(-n_samples // ways), int((pools >= 0).sum(1).min())
-        if per_class > available:
-            raise ValueError(
-                f"DigitTasks.sample: n_samples={n_samples} needs {per_class} images of a class, "
-                f"split {split!r} has {available}"
-            )
-        digit = torch.rand(n_tasks, len(pools), generator=generator).argsort(1)[:, :ways]
-        pool = pools[digit]  # (T, C, P)
-        # The smallest of random keys are a draw without replacement, for all tasks at once.
-        key = torch.rand(pool.shape, generator=generator).masked_fill(pool < 0, torch.inf)
-        drawn = pool.gather(2, key.argsort(2)[..., :per_class])
-        return drawn.transpose(1, 2).flatten(1)[:, :n_samples]
+        n_domains, n_images = images.shape[:2]
+        data = Labelled(
+            name=name,
+            inputs=images.flatten(0, 1),
+            labels=labels.repeat(n_domains),
+            domains=torch.arange(n_domains).repeat_interleave(n_images),
+            test=stratified_test(labels).repeat(n_domains),
+            classes=tuple(str(digit) for digit in range(int(labels.max()) + 1)),
+            domain_names=tuple(domains),
+        )
+        super().__init__(data, ways=ways, held_out=held_out)
 
 
 def load_mnist(
     shift: Literal["rotation", "colour"] = "rotation",
     *,
     ways: int = 5,
-    held_out: int | None = -1,
+    held_out: int | str | None = -1,
 ) -> DigitTasks:
     """5,000 images of MNIST, 500 a digit, in six domains.
 
@@ -123,7 +79,8 @@ def load_mnist(
     Args:
         shift: what differs between the domains.
         ways: number of classes of a task, default 5.
-        held_out: the domain training never sees, default the last one (75 degrees, chance hue).
+        held_out: the domain training never sees, an index or a name, default the last one (75
+            degrees, chance hue).
 
     Raises:
         ValueError: unknown ``shift``, or as ``DigitTasks``.
@@ -139,12 +96,13 @@ def load_mnist(
     return DigitTasks(f"mnist-{shift}", domains, labels, names, ways=ways, held_out=held_out)
 
 
-def load_digits(*, ways: int = 5, held_out: int | None = -1) -> DigitTasks:
+def load_digits(*, ways: int = 5, held_out: int | str | None = -1) -> DigitTasks:
     """scikit-learn's 1,797 digits, inputs (1, 8, 8), rotated by 0, 90, 180, 270 degrees.
 
     Args:
         ways: number of classes of a task, default 5.
-        held_out: the domain training never sees, default the last one (270 degrees).
+        held_out: the domain training never sees, an index or a name, default the last one (270
+            degrees).
 
     Raises:
         ValueError: as ``DigitTasks``.
@@ -195,19 +153,3 @@ def _coloured(images: Tensor, labels: Tensor) -> Tensor:
 
 def _degree_names(degrees: Sequence[int]) -> list[str]:
     return [f"{angle} degrees" for angle in degrees]
-
-
-def _split_by_class(labels: Tensor) -> dict[Split, Tensor]:
-    """Each split's images by class, (classes, P) int64, short rows padded with -1."""
-    generator = torch.Generator().manual_seed(_SPLIT_SEED)
-    train, test = [], []
-    for label in range(int(labels.max()) + 1):
-        members = (labels == label).nonzero().squeeze(1)
-        members = members[torch.randperm(len(members), generator=generator)]
-        cut = round(_TRAIN_SHARE * len(members))
-        train.append(members[:cut])
-        test.append(members[cut:])
-    return {
-        "train": pad_sequence(train, batch_first=True, padding_value=-1),
-        "test": pad_sequence(test, batch_first=True, padding_value=-1),
-    }

@@ -1,7 +1,7 @@
-"""Images under a shift of domain, kept as <domain>/<class>/<image>: PACS, VLCS and OfficeHome.
+"""Images under a shift of domain, kept as <domain>/<class>/<image>: PACS, VLCS, OfficeHome, yours.
 
-Names of domains and layout are those of DomainBed (Gulrajani and Lopez-Paz, "In search of lost
-domain generalization", ICLR 2021). Nothing is downloaded, and no image is opened.
+Names of domains and layout of those three are as in DomainBed (Gulrajani and Lopez-Paz, "In search
+of lost domain generalization", ICLR 2021). Nothing is downloaded, and no image is opened.
 """
 
 from __future__ import annotations
@@ -80,6 +80,30 @@ def load_office_home(root: str | Path) -> Labelled:
     return _load("office_home", root, ("Art", "Clipart", "Product", "Real World"), folders)
 
 
+def load_folder(root: str | Path) -> Labelled:
+    """Images of your own: every folder in ``root`` is a domain, every folder in that a class.
+
+    Args:
+        root: the folder that holds the folders of the domains.
+
+    Returns:
+        As ``load_pacs``, named as the folder; domains and classes are sorted as strings. A domain
+        may lack a class that another one has, and a folder without images is no domain.
+
+    Raises:
+        FileNotFoundError: there is no image in a folder of a folder in ``root``.
+    """
+    place = Path(root)
+    images = {folder.name: _images(folder) for folder in sorted(place.glob("[!.]*"))}
+    domains = tuple(domain for domain, by_class in images.items() if by_class)
+    if not domains:
+        raise FileNotFoundError(
+            f"load_folder: expected images in '{root}' as <domain>/<class>/*.jpg (or jpeg, png)"
+        )
+    found = [images[domain] for domain in domains]
+    return _labelled(place.resolve().name, found, sorted(set[str]().union(*found)), domains)
+
+
 def _load(
     name: str, root: str | Path, domains: tuple[str, ...], folders: Sequence[str]
 ) -> Labelled:
@@ -114,7 +138,7 @@ def _labelled(
         (path, label, domain)
         for domain, images in enumerate(found)
         for label, label_name in enumerate(classes)
-        for path in images[label_name]
+        for path in images.get(label_name, ())
     ]
     inputs, labels, numbers = zip(*examples, strict=True)
     return Labelled(

@@ -8,13 +8,14 @@ are not comparable with results on 3DShapes.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparsedis_kernels.data.colour import palette
-from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains
+from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains, eligible_domains
 
 FACTORS = {
     "floor hue": 10,
@@ -56,11 +57,13 @@ class ShapeTasks:
     kind: Kind = "regression"
     domains: tuple[str, ...] = ("shapes",)
     held_out: int | None = None
+    factor_names = tuple(FACTORS)
 
     def __init__(self, *, size: int = 32, correlation: float = 0.0) -> None:
         _check_correlation("ShapeTasks", correlation)
         self.input_shape: tuple[int, ...] = (3, size, size)
         self.correlation = correlation
+        self.details: dict[str, Any] = {"size": size, "correlation": correlation}
 
     def sample(
         self,
@@ -72,12 +75,18 @@ class ShapeTasks:
         held_out: bool = False,
     ) -> Tasks:
         """Draw tasks as ``TaskSource.sample`` says; x is in [0, 1]."""
-        domain = draw_domains(self, n_tasks, generator, split=split, held_out=held_out)
+        eligible = eligible_domains(self, split=split, held_out=held_out)
+        domain = draw_domains(eligible, n_tasks, generator)
         weight = draw_weights(n_tasks, generator)
-        factors = sample_factors(n_tasks * n_samples, generator, correlation=self.correlation)
-        x = render(factors, size=self.input_shape[-1]).view(n_tasks, n_samples, *self.input_shape)
+        x, factors = self.sample_inputs(n_tasks * n_samples, generator)
+        x = x.view(n_tasks, n_samples, *self.input_shape)
         y = noisy_targets(factors.view(n_tasks, n_samples, len(FACTORS)), weight, generator)
         return Tasks(x=x, y=y, domain=domain)
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw N scenes, (N, 3, size, size) float32, and their factors, (N, 6) int64."""
+        factors = sample_factors(n, generator, correlation=self.correlation)
+        return render(factors, size=self.input_shape[-1]), factors
 
 
 def sample_factors(n: int, generator: torch.Generator, *, correlation: float = 0.0) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class TaskSource(Protocol):
         kind: what the targets are.
         domains: names of the domains.
         held_out: index of the domain that training never sees, or None.
+        details: what else its tasks depend on; goes into reports and checkpoints, so plain values.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TaskSource(Protocol):
     kind: Kind
     domains: tuple[str, ...]
     held_out: int | None
+    details: dict[str, Any]
 
     def sample(
         self,
@@ -66,10 +68,29 @@ class TaskSource(Protocol):
         ...
 
 
-def draw_domains(
-    source: TaskSource, n_tasks: int, generator: torch.Generator, *, split: Split, held_out: bool
-) -> Tensor:
-    """Draw each task's domain uniformly: seen ones only, or the held-out one, (T,) int64.
+@runtime_checkable
+class KnownFactors(Protocol):
+    """A source that knows the K factors of variation behind its inputs.
+
+    Attributes:
+        factor_names: names of the factors.
+    """
+
+    factor_names: tuple[str, ...]
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """N inputs, (N, *input_shape) float32, and their factors, (N, K) int64."""
+        ...
+
+
+def describe(source: TaskSource) -> dict[str, Any]:
+    """What makes the source's tasks what they are, as plain values."""
+    names = ("name", "kind", "n_outputs", "domains", "held_out")
+    return {**{name: getattr(source, name) for name in names}, **source.details}
+
+
+def eligible_domains(source: TaskSource, *, split: Split, held_out: bool) -> Tensor:
+    """The domains that tasks may be of: seen ones only, or the held-out one, (E,) int64.
 
     Raises:
         ValueError: unknown ``split``, or ``held_out`` with no such domain or with
@@ -82,5 +103,10 @@ def draw_domains(
         raise ValueError(f"{caller}: held_out=True, but source {source.name!r} holds out no domain")
     if held_out and split == "train":
         raise ValueError(f"{caller}: held_out=True needs split='test', got split={split!r}")
-    eligible = [d for d in range(len(source.domains)) if (d == source.held_out) == held_out]
-    return torch.tensor(eligible)[torch.randint(len(eligible), (n_tasks,), generator=generator)]
+    domains = range(len(source.domains))
+    return torch.tensor([d for d in domains if (d == source.held_out) == held_out])
+
+
+def draw_domains(eligible: Tensor, n_tasks: int, generator: torch.Generator) -> Tensor:
+    """Draw each task's domain uniformly among the eligible ones, (T,) int64."""
+    return eligible[torch.randint(len(eligible), (n_tasks,), generator=generator)]

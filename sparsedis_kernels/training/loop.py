@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sparsedis_kernels.data import TaskSource
 from sparsedis_kernels.data.extra import train_extra
+from sparsedis_kernels.data.tasks import KnownFactors, describe
 from sparsedis_kernels.nn import SparseHeads
 from sparsedis_kernels.training.backbone import Backbone
 from sparsedis_kernels.training.episodes import Episode, sample_episode
-from sparsedis_kernels.training.evaluate import Evaluation, evaluate, usage_numbers
+from sparsedis_kernels.training.evaluate import Evaluation, evaluate, few_shot, usage_numbers
+from sparsedis_kernels.training.factors import FactorScores, factor_scores
 from sparsedis_kernels.training.recipe import Recipe
 from sparsedis_kernels.training.step import bilevel_step
 
@@ -36,9 +38,14 @@ class Run:
         validation: the mean score at each validation, always on the same tasks: new ones, but from
             training images, since test images are not looked at before the evaluation.
         seconds: time spent training, validations included.
+
+    Raises:
+        ValueError: a loss for classes meets a source of regression.
     """
 
     def __init__(self, source: TaskSource, heads: SparseHeads, recipe: Recipe) -> None:
+        if source.kind == "regression" and heads.loss != "squared":
+            raise ValueError(f"Run: loss={heads.loss!r}, but source {source.name!r} is regression")
         self.source, self.heads, self.recipe = source, heads, recipe
         self.backbone = Backbone(source.input_shape, recipe.features, recipe.seed)
         self.optimizer = AdamW(self.backbone.parameters(), lr=recipe.lr)
@@ -75,8 +82,40 @@ class Run:
 
     def evaluate(self, stream: str, n_tasks: int) -> Evaluation:
         """Evaluate on fresh "validation", "test" or "held-out" tasks, the same at every call."""
-        episodes = self._episodes(stream, n_tasks)
+        episodes = self._episodes(stream, n_tasks, self.recipe.support)
         return evaluate(self.backbone, self.heads, episodes, self.source.kind)
+
+    def few_shot(self, stream: str, n_tasks: int, shots: Sequence[int]) -> dict[int, Evaluation]:
+        """As `evaluate`, of heads fitted to k samples of each class, for every k of `shots`."""
+        episodes = self._episodes(stream, n_tasks, max(shots) * self.source.n_outputs)
+        return few_shot(self.backbone, self.heads, episodes, shots)
+
+    def factor_scores(self) -> FactorScores | None:
+        """How the features recover the factors of the source, if it knows them."""
+        if not isinstance(self.source, KnownFactors):
+            return None
+        return factor_scores(self.backbone, self.source, self._generator("test"))
+
+    def check(self, shots: Sequence[int]) -> None:
+        """Draw a task of every kind to come, so that what cannot be drawn is said before training.
+
+        Raises:
+            ValueError: the source has too few examples of a class, or a number of shots is not
+                positive.
+        """
+        if min(shots, default=1) < 1:
+            raise ValueError(f"Run: shots must be at least 1, got {min(shots)}")
+        support = self.recipe.support
+        largest = max([support, *(k * self.source.n_outputs for k in shots)])
+        next(self._episodes("validation", 1, support))
+        for stream in self.test_streams.values():
+            next(self._episodes(stream, 1, largest))
+
+    @property
+    def test_streams(self) -> dict[str, str]:
+        """The streams of test tasks that the source has, under the names of `Arm`."""
+        seen = {"seen": "test"}
+        return seen if self.source.held_out is None else seen | {"held_out": "held-out"}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; one that is there stays whole until the new one is."""
@@ -93,8 +132,9 @@ class Run:
             ValueError: it was written with other settings.
         """
         state = torch.load(path, weights_only=True)
+        settings = self._settings()
         for name, there in state["settings"].items():
-            if there != (here := self._settings()[name]):
+            if there != (here := settings.get(name)):
                 raise ValueError(f"{path} was written with {name}={there}, not {here}")
         for name in _MODULES:
             getattr(self, name).load_state_dict(state[name])
@@ -103,15 +143,14 @@ class Run:
         self.generator.set_state(state["generator"])
 
     def _settings(self) -> dict[str, Any]:
-        source = f"{self.source.name} with {self.source.n_outputs} outputs"
-        return {**asdict(self.recipe), "source": source, "heads": str(self.heads)}
+        return {**asdict(self.recipe), **describe(self.source), "heads": str(self.heads)}
 
     def _generator(self, stream: str) -> torch.Generator:
         seed = len(_STREAMS) * self.recipe.seed + _STREAMS.index(stream)
         return torch.Generator().manual_seed(seed)
 
-    def _episodes(self, stream: str, n_tasks: int) -> Iterator[Episode]:
-        sizes, generator = (self.recipe.support, self.recipe.query), self._generator(stream)
+    def _episodes(self, stream: str, n_tasks: int, support: int) -> Iterator[Episode]:
+        sizes, generator = (support, self.recipe.query), self._generator(stream)
         split = "train" if stream == "validation" else "test"
         options = {"split": split, "held_out": stream == "held-out"}
         for first in range(0, n_tasks, _BATCH):
@@ -136,10 +175,23 @@ def train(run: Run, checkpoint: Path, *, resume: bool = False, label: str = "tra
     with tqdm(total=steps, initial=done, desc=label, disable=None) as bar:
         while not run.finished:
             validated = run.advance()
-            bar.set_postfix({name: f"{value:.3g}" for name, value in run.history[-1].items()})
+            bar.set_postfix(_shown(run))
             bar.update()
             if validated:
                 run.save(checkpoint)
+
+
+def _shown(run: Run) -> dict[str, str]:
+    """The numbers of the last step, and the last validation, for the progress bar."""
+    last = run.history[-1]
+    score = "accuracy" if run.source.kind == "classification" else "R²"
+    return {
+        "loss": f"{last['loss']:.3f}",
+        score: f"{last['score']:.3f}",
+        "validation": f"{run.validation[-1]:.3f}" if run.validation else "-",
+        "features/task": f"{last['features_per_task']:.1f}",
+        "exp(H)": f"{last['effective_features']:.1f}",
+    }
 
 
 class Arm(NamedTuple):
@@ -148,22 +200,40 @@ class Arm(NamedTuple):
     run: Run
     seen: Evaluation  # in the domains of training
     held_out: Evaluation | None  # in the held-out domain, if there is one
+    # By "seen" and "held_out", then by samples of a class; empty for regression.
+    few_shot: dict[str, dict[int, Evaluation]]
+    factors: FactorScores | None  # where the source knows the factors behind its inputs
 
 
 def compare(
-    source: TaskSource, recipe: Recipe, heads: Mapping[str, SparseHeads], out: Path, resume: bool
+    source: TaskSource,
+    recipe: Recipe,
+    heads: Mapping[str, SparseHeads],
+    out: Path,
+    resume: bool,
+    shots: Sequence[int] = (1, 5, 10),
 ) -> dict[str, Arm]:
     """Train and evaluate an arm for each of `heads`: same initial weights, same tasks.
 
-    Checkpoints are ``<name>.pt`` in the folder `out`, which is made if it is not there; with
-    `resume` training goes on from those there are. Raises as `train` does.
+    Classification is also judged with few `shots`, see `few_shot`. Checkpoints are ``<name>.pt`` in
+    the folder `out`, which is made if it is not there; with `resume` training goes on from those
+    there are.
+
+    Raises:
+        ValueError, ImportError: as `train`, or as `Run.check`, before anything is trained.
     """
     out.mkdir(parents=True, exist_ok=True)
-    arms = {}
+    shots, arms = shots if source.kind == "classification" else (), {}
     for name, inner in heads.items():
         run = Run(source, inner, recipe)
+        run.check(shots)
         train(run, out / f"{name}.pt", resume=resume, label=name)
-        n, shifted = recipe.test_tasks, source.held_out is not None
-        held_out = run.evaluate("held-out", n) if shifted else None
-        arms[name] = Arm(run, run.evaluate("test", n), held_out)
+        arms[name] = _judged(run, shots)
     return arms
+
+
+def _judged(run: Run, shots: Sequence[int]) -> Arm:
+    n, streams = run.recipe.test_tasks, run.test_streams
+    whole = {name: run.evaluate(stream, n) for name, stream in streams.items()}
+    few = {name: run.few_shot(stream, n, shots) for name, stream in streams.items() if shots}
+    return Arm(run, whole["seen"], whole.get("held_out"), few, run.factor_scores())

@@ -9,28 +9,41 @@ from torch import Tensor, nn
 from sparsedis_kernels.data.tasks import Kind
 from sparsedis_kernels.nn import SparseHeads
 from sparsedis_kernels.ops import HeadsFit
+from sparsedis_kernels.ops._samples import loss_index
+from sparsedis_kernels.reference.losses import LOSSES
 from sparsedis_kernels.training.episodes import Episode
 
 
 class Outcome(NamedTuple):
     """What the T tasks of an episode say of a backbone."""
 
-    loss: Tensor  # 0-dim, half the mean squared query error, as inside; differentiable
+    loss: Tensor  # 0-dim, the heads' loss on the query, averaged; differentiable
     score: Tensor  # (T,), query accuracy, or R^2 for regression
     fit: HeadsFit
 
 
 def bilevel_step(backbone: nn.Module, heads: SparseHeads, episode: Episode, kind: Kind) -> Outcome:
-    """Fit heads to the support features and judge them on the query.
-
-    Classification is least squares on one-hot targets, and the class is the largest output: the
-    same loss inside and outside leaves no output scale to choose.
-    """
+    """Fit heads to the support features and judge them on the query."""
     z_support, z_query = episode.parts(backbone(episode.x))
     y_support, y_query = episode.parts(episode.y)
-    fit = heads(z_support, y_support)
+    return judge(heads, (z_support, y_support), (z_query, y_query), kind)
+
+
+def judge(
+    heads: SparseHeads,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    kind: Kind,
+) -> Outcome:
+    """Fit heads to features and targets of the support and judge them on those of the query.
+
+    The loss is the same inside and outside, which leaves no output scale to choose. For
+    classification targets are one-hot, and the class is the largest output.
+    """
+    z_query, y_query = query
+    fit = heads(*support)
     prediction = heads.predict(fit, z_query)  # (T, n, C)
-    loss = (prediction - y_query).square().sum(2).mean() / 2
+    loss = LOSSES[loss_index("judge", heads.loss)].divergence(y_query, prediction).mean()
     return Outcome(loss, _score(prediction.detach(), y_query, kind), fit)
 
 

@@ -145,7 +145,7 @@ def test_mnist_images_and_labels_are_the_raw_ones(
 def test_mnist_rotation_matches_scipy(raw_mnist: tuple[np.ndarray, np.ndarray]) -> None:
     source = load_mnist("rotation", held_out=None)
     for domain, degrees in enumerate((0, 15, 30, 45, 60, 75)):
-        stored = source._images[domain, :50, 0].float() / 255
+        stored = source._inputs[5000 * domain :][:50, 0].float() / 255
         raw = raw_mnist[0][:50] / 255
         expected = rotate(raw, degrees, axes=(2, 1), reshape=False, order=1)
         # Both interpolate linearly; what is left is the rounding to bytes.
@@ -195,7 +195,8 @@ def test_errors_name_the_argument_and_the_values() -> None:
     with pytest.raises(ValueError, match=r"split must be one of \('train', 'test'\), got 'valid'"):
         source.sample(1, 5, seeded(), split="valid")  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match="n_samples=21 needs 5 images of a class, split 'test' has 4"
+        ValueError,
+        match="n_samples=21 needs 5 examples of each of 5 classes in a domain, split 'test' has 4",
     ):
         source.sample(1, 21, seeded(), split="test")
     with pytest.raises(ValueError, match=r"ways must be in \[2, 10\], got 11"):

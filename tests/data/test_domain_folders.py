@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sparsedis_kernels.data.domain_folders import load_office_home, load_pacs, load_vlcs
+from sparsedis_kernels.data.domain_folders import (
+    load_folder,
+    load_office_home,
+    load_pacs,
+    load_vlcs,
+)
 from sparsedis_kernels.data.labelled import Labelled
 
 PACS = ("art_painting", "cartoon", "photo", "sketch")
@@ -126,3 +131,28 @@ def test_a_class_that_a_domain_lacks_is_named(emptied: bool, tmp_path: Path) -> 
         (tmp_path / "SUN09/dog").rmdir()
     with pytest.raises(ValueError, match=r"load_vlcs: domain 'SUN09' .* no images of class 'dog'"):
         load_vlcs(tmp_path)
+
+
+def test_a_folder_of_your_own_has_the_domains_and_classes_it_has(tmp_path: Path) -> None:
+    images = [
+        tmp_path / "mine" / name
+        for name in ("north/cat/0.png", "north/cat/1.jpg", "south/cat/0.png", "south/eel/2.jpeg")
+    ]
+    touch(*reversed(images), tmp_path / "mine/readme.txt", tmp_path / "mine/.git/cat/0.png")
+    (tmp_path / "mine/empty/cat").mkdir(parents=True)
+    data = load_folder(tmp_path / "mine")
+    assert list(data.inputs) == images
+    assert (data.name, data.domain_names) == ("mine", ("north", "south"))
+    assert data.classes == ("cat", "eel")
+    assert data.labels.tolist() == [0, 0, 0, 1]  # no eel in the north
+    assert data.domains.tolist() == [0, 0, 1, 1]
+    assert not data.test.any()
+
+
+def test_a_folder_without_images_is_one_plain_sentence(tmp_path: Path) -> None:
+    touch(tmp_path / "cat/0.png")  # a class, but of no domain
+    with pytest.raises(FileNotFoundError) as caught:
+        load_folder(tmp_path)
+    assert str(caught.value) == (
+        f"load_folder: expected images in '{tmp_path}' as <domain>/<class>/*.jpg (or jpeg, png)"
+    )

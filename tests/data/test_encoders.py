@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sparsedis_kernels.data.encoders import (
-    _Bert,
-    _bert_state,
-    _EfficientNetLite0,
-    encode_images,
-    encode_text,
-)
+from sparsedis_kernels.data.encoders.images import _EfficientNetLite0, encode_images
+from sparsedis_kernels.data.encoders.text import _Bert, _bert_state, encode_text
 
 CONFIG = {
     "vocab_size": 30,
@@ -251,6 +246,17 @@ def test_images_are_scaled_and_keep_their_order(image_file: Path) -> None:
     large = torch.tensor(np.stack(scaled)).view(3, 3, 224, 224).clamp(0, 1)
     expected = encode_images(large, image_file, progress=False)
     torch.testing.assert_close(features, expected, atol=1e-3, rtol=0)
+    assert (features[0] - features[2]).abs().max() > 0.01
+
+
+def test_files_are_encoded_as_the_images_in_them(image_file: Path, tmp_path: Path) -> None:
+    pixels = (255 * images(3, 224)).byte()
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    features = encode_images(files, image_file, batch_size=2, progress=False)
+    expected = encode_images(pixels / 255, image_file, progress=False)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=0)
     assert (features[0] - features[2]).abs().max() > 0.01
 
 

@@ -1,28 +1,19 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
 import sparsedis_kernels as sk
-from sparsedis_kernels.data import Tasks, TaskSource, load
+from sparsedis_kernels.data import ClassTasks, Labelled, Tasks, TaskSource, load
 from sparsedis_kernels.nn import SparseHeads
-from sparsedis_kernels.training.loop import Arm, Run, compare, train
+from sparsedis_kernels.training.loop import Arm, Run, _shown, compare, train
 from sparsedis_kernels.training.recipe import Recipe
-from sparsedis_kernels.training.report import write_report
-
-RECIPE = Recipe(steps=20, tasks=3, support=20, query=20, features=16, check_every=10, test_tasks=20)
-HEADS = {
-    "dense": SparseHeads(sk.Penalty(ridge=0.3), relative=True),
-    "sparse": SparseHeads(sk.Penalty(group=0.3, ridge=0.3), relative=True),
-}
+from tests.training.common import HEADS, RECIPE
 
 
 class Interrupted:
@@ -47,16 +38,42 @@ def state_of(run: Run) -> list[torch.Tensor]:
     return [*run.backbone.state_dict().values(), *moments, run.generator.get_state()]
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_resumed_training_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    source = load("digits")
-    straight = Run(source, HEADS[name], RECIPE)
+def texts(test_classes: tuple[str, ...] = ()) -> ClassTasks:
+    """Vectors of unit length about a centre for each of six classes, moved in the last domain."""
+    g = torch.Generator().manual_seed(0)
+    label, domain = torch.arange(600) % 6, torch.arange(600) // 200
+    x = torch.randn(6, 30, generator=g)[label] + 2 * torch.randn(600, 30, generator=g)
+    x = torch.nn.functional.normalize(x + (domain == 2)[:, None] * torch.randn(30, generator=g))
+    return ClassTasks(
+        Labelled("texts", x, label, domain, torch.zeros(600).bool(), tuple("abcdef"), tuple("xyz")),
+        ways=3,
+        test_classes=test_classes,
+    )
+
+
+MULTINOMIAL = SparseHeads(sk.Penalty(group=0.2, ridge=0.1), loss="multinomial", relative=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "heads"),
+    [
+        (lambda: load("digits"), HEADS["dense"]),
+        (lambda: load("digits"), HEADS["sparse"]),
+        (texts, HEADS["sparse"]),
+        (lambda: texts(("a", "b", "c")), MULTINOMIAL),
+    ],
+    ids=["dense", "sparse", "texts", "texts-multinomial"],
+)
+def test_resumed_training_is_bitwise_the_uninterrupted_one(
+    source: Callable[[], TaskSource], heads: SparseHeads, tmp_path: Path
+) -> None:
+    straight = Run(source(), heads, RECIPE)
     train(straight, tmp_path / "straight.pt")
-    broken = Run(Interrupted(source, 13), HEADS[name], RECIPE)
+    broken = Run(Interrupted(source(), 13), heads, RECIPE)
     with pytest.raises(KeyboardInterrupt):
         train(broken, tmp_path / "broken.pt")
     assert len(broken.history) == 13
-    resumed = Run(source, HEADS[name], RECIPE)
+    resumed = Run(source(), heads, RECIPE)
     resumed.load(tmp_path / "broken.pt")
     assert len(resumed.history) == 10
     train(resumed, tmp_path / "broken.pt", resume=True)
@@ -76,6 +93,57 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         other.load(tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"heads=SparseHeads\(Penalty\(.*ridge=0.3"):
         Run(source, HEADS["sparse"], RECIPE).load(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a.pt was written with held_out=3, not 0"):
+        Run(load("digits", held_out=0), HEADS["dense"], RECIPE).load(tmp_path / "a.pt")
+
+
+def test_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
+    Run(texts(), HEADS["dense"], RECIPE).save(tmp_path / "a.pt")
+    other = Run(texts(("a", "b", "c")), HEADS["dense"], RECIPE)
+    with pytest.raises(ValueError, match=r"written with test_classes=\[\], not \['a', 'b', 'c'\]"):
+        other.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shots", "message"),
+    [
+        ({"support": 1000}, (1,), "split 'train' has"),
+        ({}, (1, 40), "n_samples=220 needs 44 examples of each of 5 classes .* split 'test' has"),
+        ({"query": 200}, (), "n_samples=220 needs 44 examples .* split 'test' has"),
+        ({}, (0, 1), "Run: shots must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_training(
+    recipe: dict[str, int], shots: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    told = Recipe(**{**vars(RECIPE), **recipe})
+    with pytest.raises(ValueError, match=message):
+        compare(load("digits"), told, HEADS, tmp_path, resume=False, shots=shots)
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_shot_accuracy_grows_with_the_shots(arms: tuple[dict[str, Arm], Path]) -> None:
+    for arm in arms[0].values():
+        assert set(arm.few_shot) == {"seen", "held_out"}
+        one, five, ten = (arm.few_shot["seen"][k].summary()["score"] for k in (1, 5, 10))
+        assert 0.3 < one < five < ten + 0.05
+        # Tasks are the same ones, so half of the support of `evaluate` cannot be much better.
+        assert five < arm.seen.summary()["score"] + 0.1
+
+
+def test_the_bar_shows_the_numbers_that_matter() -> None:
+    run = Run(texts(), HEADS["sparse"], RECIPE)
+    run.advance()
+    last = run.history[0]
+    assert _shown(run) == {
+        "loss": f"{last['loss']:.3f}",
+        "accuracy": f"{last['score']:.3f}",
+        "validation": "-",
+        "features/task": f"{last['features_per_task']:.1f}",
+        "exp(H)": f"{last['effective_features']:.1f}",
+    }
+    run.validation.append(0.12345)
+    assert _shown(run)["validation"] == "0.123"
 
 
 def test_runs_depend_on_the_seed_alone(tmp_path: Path) -> None:
@@ -92,7 +160,7 @@ def test_runs_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 def test_streams_of_tasks_are_apart() -> None:
     run = Run(load("digits"), HEADS["dense"], RECIPE)
-    streams = [next(run._episodes(s, 4)).x for s in ("validation", "test", "held-out")]
+    streams = [next(run._episodes(s, 4, 20)).x for s in ("validation", "test", "held-out")]
     streams.append(run.source.sample(4, 40, run.generator).x)
     for a, b in itertools.combinations(streams, 2):
         assert not torch.equal(a, b)
@@ -113,15 +181,6 @@ def test_early_stop_after_patience_validations(
     assert run.finished
 
 
-@pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Arm], Path]:
-    out = tmp_path_factory.mktemp("run")
-    recipe = Recipe(**{**vars(RECIPE), "steps": 60, "tasks": 4, "features": 24, "lr": 5e-3})
-    arms = compare(load("digits"), recipe, HEADS, out, resume=False)
-    write_report(arms, out)
-    return arms, out
-
-
 @pytest.mark.parametrize("name", HEADS)
 def test_training_improves_accuracy(name: str, arms: tuple[dict[str, Arm], Path]) -> None:
     arm = arms[0][name]
@@ -140,56 +199,3 @@ def test_sparse_heads_use_fewer_features_as_accurately(arms: tuple[dict[str, Arm
     assert dense["features_per_task"] == 24
     assert sparse["features_per_task"] < 12
     assert sparse["score"] > dense["score"] - 0.05
-
-
-def test_report_has_every_number_finite(arms: tuple[dict[str, Arm], Path]) -> None:
-    report = json.loads((arms[1] / "report.json").read_text())
-    assert report["settings"]["recipe"] == vars(arms[0]["dense"].run.recipe)
-    assert report["settings"]["source"]["held_out"] == 3
-    assert report["versions"]["torch"] == torch.__version__
-    for name, arm in report["arms"].items():
-        assert len(arm["history"]) == 60
-        assert len(arm["validation"]) == 6
-        assert sum(arm["usage"]) == pytest.approx(1, abs=1e-5)
-        assert max(arm["tasks_per_feature"]) <= 20
-        expected = arms[0][name].seen.summary()
-        assert arm["seen"] == expected
-        assert 0 < arm["held_out"]["score"] < 1
-    numbers = list(leaves(report))
-    assert len(numbers) > 600
-    assert all(math.isfinite(x) for x in numbers)
-
-
-def leaves(value: Any) -> list[float]:
-    if isinstance(value, dict):
-        return list(itertools.chain.from_iterable(map(leaves, value.values())))
-    if isinstance(value, list):
-        return list(itertools.chain.from_iterable(map(leaves, value)))
-    return [value] if isinstance(value, (int, float)) else []
-
-
-@pytest.mark.parametrize("name", ["curves", "weights", "usage"])
-def test_plots_are_not_blank(name: str, arms: tuple[dict[str, Arm], Path]) -> None:
-    """Both halves of each picture, one for each arm or quantity, hold something coloured."""
-    pixels = imread(arms[1] / f"{name}.png")[..., :3]
-    height, width = pixels.shape[:2]
-    assert min(height, width) > 400
-    for half in np.array_split(pixels, 2, axis=1):
-        colourful = np.ptp(half, axis=2) > 0.2
-        assert 0.001 < colourful.mean() < 0.9
-
-
-def test_report_refuses_nan(arms: tuple[dict[str, Arm], Path], tmp_path: Path) -> None:
-    arm = arms[0]["dense"]
-    bad = arm._replace(seen=arm.seen._replace(score=torch.tensor([math.nan])))
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_report({"dense": bad, "sparse": bad}, tmp_path)
-
-
-def test_regression_without_held_out_domain(tmp_path: Path) -> None:
-    recipe = Recipe(steps=4, tasks=2, support=20, query=20, features=8, check_every=4, test_tasks=4)
-    arms = compare(load("shapes"), recipe, HEADS, tmp_path, resume=False)
-    report = json.loads(write_report(arms, tmp_path).read_text())
-    for arm in report["arms"].values():
-        assert arm["held_out"] is None
-        assert arm["seen"]["score"] < 1

@@ -11,7 +11,8 @@ from sparsedis_kernels.data import load
 from sparsedis_kernels.nn import Hypergradient, SparseHeads
 from sparsedis_kernels.training.backbone import Backbone
 from sparsedis_kernels.training.episodes import Episode, sample_episode
-from sparsedis_kernels.training.evaluate import Evaluation, evaluate
+from sparsedis_kernels.training.evaluate import Evaluation, evaluate, few_shot
+from sparsedis_kernels.training.factors import factor_scores
 from sparsedis_kernels.training.recipe import Recipe
 from sparsedis_kernels.training.step import bilevel_step
 
@@ -40,7 +41,7 @@ def test_episode_takes_the_sources_options() -> None:
     assert torch.equal(episode.x, tasks.x)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13), (7,)], ids=str)
 def test_features_are_standardised_per_sample(shape: tuple[int, ...]) -> None:
     backbone = Backbone(shape, 6)
     x = 100 * torch.rand(3, 40, *shape, generator=generator())
@@ -61,6 +62,19 @@ def test_backbone_depends_on_its_seed_alone() -> None:
     again, other = (Backbone((1, 8, 8), 6, seed=s).state_dict() for s in (3, 4))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
+
+
+def test_vectors_go_through_one_linear_layer() -> None:
+    backbone = Backbone((5,), 3).eval()
+    x = torch.randn(2, 4, 5, generator=generator())
+    weight, bias = (p.detach() for p in backbone.parameters())
+    # Before any training the running mean is 0 and the running variance 1.
+    torch.testing.assert_close(backbone(x) * (1 + 1e-5) ** 0.5, x @ weight.T + bias)
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input_shape must be .* or \(d,\), got \(8, 8\)"):
+        Backbone((8, 8), 3)
 
 
 def linear_episode(kind: str) -> Episode:
@@ -102,6 +116,42 @@ def test_scores_and_loss_by_hand(kind: str) -> None:
     torch.testing.assert_close(outcome.loss, loss)
 
 
+def test_multinomial_heads_are_judged_by_cross_entropy() -> None:
+    episode = linear_episode("classification")
+    episode = episode._replace(x=episode.x + 0.5 * torch.randn(3, 60, 4, generator=generator(2)))
+    heads = SparseHeads(sk.Penalty(ridge=0.1), loss="multinomial")
+    outcome = bilevel_step(nn.Identity(), heads, episode, "classification")
+    scores = episode.x[:, 30:] @ outcome.fit.weight + outcome.fit.bias[:, None]
+    label = episode.y[:, 30:].argmax(2)
+    loss = nn.functional.cross_entropy(scores.flatten(0, 1), label.flatten())
+    torch.testing.assert_close(outcome.loss, loss)
+    torch.testing.assert_close(outcome.score, (scores.argmax(2) == label).float().mean(1))
+
+
+@pytest.mark.parametrize("penalty", [sk.Penalty(ridge=0.1), sk.Penalty(group=0.3, ridge=0.1)])
+def test_few_shot_is_what_an_episode_of_so_few_samples_gives(penalty: sk.Penalty) -> None:
+    heads = SparseHeads(penalty, relative=True)
+    backbone = Backbone((1, 8, 8), 16)
+    episodes = [
+        sample_episode(load("digits", ways=3), 4, (15, 9), generator(seed), split="test")
+        for seed in (0, 1)
+    ]
+    result = few_shot(backbone, heads, episodes, (1, 5))
+    assert backbone.training
+    backbone.eval()
+    for k in (1, 5):
+        scores, weights = [], []
+        for x, y, _ in episodes:
+            keep = [*range(3 * k), *range(15, 24)]  # k of each class, and the query
+            few = Episode(x[:, keep], y[:, keep], 3 * k)
+            assert torch.equal(few.parts(few.y)[0].sum(1), torch.full((4, 3), float(k)))
+            outcome = bilevel_step(backbone, heads, few, "classification")
+            scores.append(outcome.score)
+            weights.append(outcome.fit.weight.detach())
+        torch.testing.assert_close(result[k].score, torch.cat(scores))
+        torch.testing.assert_close(result[k].weight, torch.cat(weights))
+
+
 def test_hypergradients_are_finite_and_differ() -> None:
     episode = sample_episode(load("digits"), 3, (20, 20), generator())
     grads: dict[Hypergradient, Tensor] = {}
@@ -117,6 +167,44 @@ def test_hypergradients_are_finite_and_differ() -> None:
     size = float(grads["implicit"].norm())
     for a, b in (("implicit", "detached"), ("implicit", "unrolled"), ("detached", "unrolled")):
         assert float((grads[a] - grads[b]).norm()) > 0.05 * size
+
+
+class Mixed(nn.Module):
+    """Codes that are the factors, in another order and scaled, or all of them mixed."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        order = torch.tensor([[0.0, -2, 0], [0, 0, 1], [0.5, 0, 0]])
+        self.matrix = torch.tensor([[1.0, 1, 1], [1, -1, 1], [1, 1, -2]]) if mixed else order
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        return x @ self.matrix
+
+
+class Numbers:
+    """Three independent factors, whose inputs they are themselves."""
+
+    factor_names = ("a", "b", "c")
+
+    def sample_inputs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        factors = torch.randint(9, (n, 3), generator=generator)
+        return factors.float(), factors
+
+
+def test_features_that_are_the_factors_score_one() -> None:
+    scores = factor_scores(Mixed(False), Numbers(), generator())
+    assert scores.mcc == pytest.approx(1)
+    assert scores.dci.disentanglement > 0.99
+    assert scores.dci.importance.argmax(0).tolist() == [1, 2, 0]
+    assert scores.names == ("a", "b", "c")
+    assert scores.dci.variant == "gbt"
+    mixed = factor_scores(Mixed(True), Numbers(), generator())
+    # Two codes are the sum of all factors but for signs, and one has two thirds of its variance
+    # from the last factor.
+    expected = (2 / math.sqrt(3) + math.sqrt(2 / 3)) / 3
+    assert mixed.mcc == pytest.approx(expected, abs=0.03)
+    assert mixed.dci.disentanglement < 0.7
 
 
 def test_evaluation_leaves_the_backbone_as_it_was() -> None:

@@ -1,20 +1,13 @@
-"""The report of a comparison: numbers as JSON, curves and usage as pictures."""
+"""The pictures of a comparison."""
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import sparsedis_kernels
-from sparsedis_kernels import backends
 from sparsedis_kernels.data.extra import train_extra
 from sparsedis_kernels.ops import feature_usage
 from sparsedis_kernels.training.loop import Arm
@@ -24,65 +17,31 @@ _WINDOW = 10  # steps of the running mean
 _COLOURS = ("#4c72b0", "#dd8452")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the package and what it runs on, and the CPU kernels' instruction set."""
-    return {
-        "sparsedis_kernels": sparsedis_kernels.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "triton": _version("triton"),
-        "instruction_set": backends.instruction_set(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def write_report(arms: Mapping[str, Arm], out: Path) -> Path:
-    """Write ``report.json`` and its pictures to the folder `out`, for two arms.
+def draw_figures(arms: Mapping[str, Arm], out: Path) -> dict[str, Path]:
+    """Draw the pictures into the folder `out`, for two arms.
 
     Returns:
-        The path of ``report.json``: settings, versions, and for each arm its numbers.
+        The PNG file of each picture, by its title.
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON does not know.
         ImportError: matplotlib is not installed.
     """
-    with train_extra("write_report"):
+    with train_extra("draw_figures"):
         from matplotlib.figure import Figure
-    numbers = {name: _numbers(arm) for name, arm in arms.items()}
-    report = {"settings": _settings(arms), "versions": versions(), "arms": numbers}
-    (out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    for name, draw in (("curves", _curves), ("weights", _weights), ("usage", _usage)):
-        figure = Figure(figsize=(11, 6 if name == "curves" else 4.5), layout="constrained")
-        draw(figure, arms)
-        figure.savefig(out / f"{name}.png", dpi=110)
-    return out / "report.json"
-
-
-def _settings(arms: Mapping[str, Arm]) -> dict[str, Any]:
-    run, heads = next(iter(arms.values())).run, {k: str(arm.run.heads) for k, arm in arms.items()}
-    names = ("name", "kind", "n_outputs", "domains", "held_out")
-    source = {name: getattr(run.source, name) for name in names}
-    return {"recipe": asdict(run.recipe), "source": source, "heads": heads}
-
-
-def _numbers(arm: Arm) -> dict[str, Any]:
-    usage = feature_usage(arm.seen.weight)
-    return {
-        "seconds": arm.run.seconds,
-        "seen": arm.seen.summary(),
-        "held_out": arm.held_out and arm.held_out.summary(),
-        "usage": usage.p.tolist(),
-        "tasks_per_feature": usage.tasks_per_feature.tolist(),
-        "history": arm.run.history,
-        "validation": arm.run.validation,
+    figures = {
+        "Training": ("curves", _curves, 6.0),
+        "Weights of the test tasks": ("weights", _weights, 4.5),
+        "Use of the features": ("usage", _usage, 4.5),
     }
+    if all(arm.factors for arm in arms.values()):
+        figures["Features and factors"] = ("factors", _importance, 4.5)
+    files = {}
+    for title, (name, draw, height) in figures.items():
+        figure = Figure(figsize=(11, height), layout="constrained")
+        draw(figure, arms)
+        files[title] = out / f"{name}.png"
+        figure.savefig(files[title], dpi=110)
+    return files
 
 
 def _curves(figure: Any, arms: Mapping[str, Arm]) -> None:
@@ -136,3 +95,16 @@ def _usage(figure: Any, arms: Mapping[str, Arm]) -> None:
         axes.set(xlabel="feature, most used first", ylabel="share p of all weight")
         axes.grid(axis="y", alpha=0.3)
         axes.legend()
+
+
+def _importance(figure: Any, arms: Mapping[str, Arm]) -> None:
+    """DCI's importance of each feature for each factor, columns scaled to sum 1."""
+    found = {name: arm.factors for name, arm in arms.items() if arm.factors}
+    for axes, (name, scores) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        importance = scores.dci.importance / scores.dci.importance.sum(0)  # (M, K)
+        order = np.lexsort((-importance.max(1), importance.argmax(1)))
+        image = axes.imshow(importance[order].T, aspect="auto", cmap="viridis_r", vmin=0, vmax=1)
+        axes.set_yticks(range(len(scores.names)), scores.names)
+        axes.set_title(f"{name}: DCI {scores.dci.disentanglement:.3f}, MCC {scores.mcc:.3f}")
+        axes.set_xlabel("feature, by the factor it matters most to")
+        figure.colorbar(image, ax=axes, label="share of the factor's importance")

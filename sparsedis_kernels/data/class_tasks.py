@@ -1,0 +1,179 @@
+"""Few-way classification tasks from labelled examples in several domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sparsedis_kernels.data.labelled import Labelled, by_group
+from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains, eligible_domains
+
+_TRAIN_SHARE = 0.8
+_WAYS = 5
+
+
+class ClassTasks:
+    """Few-way classification, one domain a task; a ``TaskSource``.
+
+    A task draws a domain and ``ways`` of the classes that have enough examples there; class c of a
+    task is the c-th class it drew. Its samples are drawn without replacement and dealt to the
+    classes in turn, so that class counts differ by at most one, also within consecutive parts such
+    as support and query. A domain in which fewer than ``ways`` classes have enough examples gives
+    no tasks.
+
+    Train and test examples are apart. A domain keeps the data set's own test split. One that has no
+    test examples is all test if it is held out, and else split by class, 80 % and 20 %, always the
+    same.
+
+    Args:
+        data: examples whose ``inputs`` are a tensor (N, *input_shape): float32, sampled as it is,
+            or uint8, sampled as x / 255.
+        ways: number of classes C of a task, default 5, or all there are to choose from.
+        held_out: the domain training never sees, an index or a name, default the last one; None
+            holds out none.
+        test_classes: names of classes that no training task has, and no test task mixes with
+            others, default none: then training and test tasks draw from the same classes.
+
+    Raises:
+        ValueError: ``ways``, ``held_out`` or ``test_classes`` is not among what there is.
+        TypeError: ``data`` holds files or texts, which must be encoded first.
+    """
+
+    kind: Kind = "classification"
+
+    def __init__(
+        self,
+        data: Labelled,
+        *,
+        ways: int | None = None,
+        held_out: int | str | None = -1,
+        test_classes: Sequence[str] = (),
+    ) -> None:
+        caller = type(self).__name__
+        if not isinstance(data.inputs, Tensor):
+            raise TypeError(f"{caller}: data.inputs must be a tensor, got {type(data.inputs)}")
+        self._inputs = data.inputs
+        allowed = _allowed_classes(caller, data.classes, test_classes)
+        self.name = data.name
+        self.input_shape: tuple[int, ...] = tuple(data.inputs.shape[1:])
+        self.n_outputs = _check_ways(caller, ways, allowed)
+        self.domains = data.domain_names
+        self.held_out = _domain_index(caller, held_out, data.domain_names)
+        self.details: dict[str, Any] = {
+            "examples": len(data.inputs),
+            "classes": list(data.classes),
+            "test_classes": list(test_classes),
+        }
+        self._pools = _pools(data, self.held_out)
+        self._sizes = {split: (p >= 0).sum(2) * allowed[split] for split, p in self._pools.items()}
+
+    def sample(
+        self,
+        n_tasks: int,
+        n_samples: int,
+        generator: torch.Generator,
+        *,
+        split: Split = "train",
+        held_out: bool = False,
+    ) -> Tasks:
+        """Draw tasks as ``TaskSource.sample`` says.
+
+        Raises:
+            ValueError: as ``TaskSource.sample``, or no domain has enough examples of enough
+                classes.
+        """
+        eligible = eligible_domains(self, split=split, held_out=held_out)
+        per_class = -(-n_samples // self.n_outputs)
+        size = self._sizes[split]
+        most = size.sort(1, descending=True).values[:, self.n_outputs - 1]  # (D,), of every class
+        if (available := int(most[eligible].max())) < per_class:
+            raise ValueError(
+                f"{type(self).__name__}.sample: n_samples={n_samples} needs {per_class} examples "
+                f"of each of {self.n_outputs} classes in a domain, split {split!r} has {available}"
+            )
+        domain = draw_domains(eligible[most[eligible] >= per_class], n_tasks, generator)
+        classes = self._draw_classes(size[domain] >= per_class, generator)
+        pool = self._pools[split][domain[:, None], classes]  # (T, C, P)
+        x = self._inputs[_draw_examples(pool, n_samples, generator)]  # (T, n, *input_shape)
+        label = torch.arange(n_samples) % self.n_outputs
+        y = F.one_hot(label, self.n_outputs).float()  # (n, C)
+        x = x / 255 if x.dtype == torch.uint8 else x
+        return Tasks(x=x, y=y.repeat(n_tasks, 1, 1), domain=domain)
+
+    def _draw_classes(self, eligible: Tensor, generator: torch.Generator) -> Tensor:
+        """Classes of each task, (T, C) int64, among the eligible ones, (T, K) bool."""
+        key = torch.rand(eligible.shape, generator=generator).masked_fill(~eligible, torch.inf)
+        return key.argsort(1)[:, : self.n_outputs]
+
+
+def _draw_examples(pool: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
+    """Indices of examples, (T, n) int64, from (T, C, P); sample i is of class i mod C."""
+    # The smallest of random keys are a draw without replacement, for all tasks at once.
+    key = torch.rand(pool.shape, generator=generator).masked_fill(pool < 0, torch.inf)
+    drawn = pool.gather(2, key.argsort(2)[..., : -(-n_samples // pool.shape[1])])
+    return drawn.transpose(1, 2).flatten(1)[:, :n_samples]
+
+
+def stratified_test(labels: Tensor) -> Tensor:
+    """Which examples are for test, (N,) bool: a fixed random fifth of each class.
+
+    Args:
+        labels: class of each example, (N,) int64.
+    """
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for members in by_group(labels):
+        test[members[round(_TRAIN_SHARE * len(members)) :]] = True
+    return test
+
+
+def _pools(data: Labelled, held_out: int | None) -> dict[Split, Tensor]:
+    """Each split's examples by domain and class, (D, K, P) int64, short rows padded with -1."""
+    n_domains, n_classes = len(data.domain_names), len(data.classes)
+    rows: dict[Split, list[Tensor]] = {"train": [], "test": []}
+    for domain in range(n_domains):
+        where = (data.domains == domain).nonzero().squeeze(1)
+        labels, test = data.labels[where], data.test[where]
+        if not test.any():
+            test = torch.ones_like(test) if domain == held_out else stratified_test(labels)
+        for members in by_group(labels, n_classes):
+            rows["train"].append(where[members[~test[members]]])
+            rows["test"].append(where[members[test[members]]])
+    padded = {split: pad_sequence(r, True, padding_value=-1) for split, r in rows.items()}
+    return {split: pool.view(n_domains, n_classes, -1) for split, pool in padded.items()}
+
+
+def _domain_index(caller: str, held_out: int | str | None, names: Sequence[str]) -> int | None:
+    if held_out is None:
+        return None
+    if isinstance(held_out, str) and held_out in names:
+        return names.index(held_out)
+    if isinstance(held_out, int) and -len(names) <= held_out < len(names) > 1:
+        return held_out % len(names)
+    raise ValueError(
+        f"{caller}: held_out={held_out!r}, but there are {len(names)} domains: {', '.join(names)}"
+    )
+
+
+def _allowed_classes(
+    caller: str, classes: Sequence[str], test_classes: Sequence[str]
+) -> dict[Split, Tensor]:
+    """Which classes each split's tasks may have, (K,) bool."""
+    if unknown := [name for name in test_classes if name not in classes]:
+        raise ValueError(
+            f"{caller}: test_classes names {unknown[0]!r}, but there is {', '.join(classes)}"
+        )
+    reserved = torch.tensor([name in test_classes for name in classes])
+    return {"train": ~reserved, "test": reserved if test_classes else ~reserved}
+
+
+def _check_ways(caller: str, ways: int | None, allowed: dict[Split, Tensor]) -> int:
+    most = int(min(classes.sum() for classes in allowed.values()))
+    ways = min(_WAYS, most) if ways is None else ways
+    if not 2 <= ways <= most:
+        raise ValueError(f"{caller}: ways must be in [2, {most}], got {ways}")
+    return ways

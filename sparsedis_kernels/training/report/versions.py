@@ -1,0 +1,31 @@
+"""Versions of the package and what it runs on."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import numpy as np
+import torch
+
+import sparsedis_kernels
+from sparsedis_kernels import backends
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package and what it runs on, and the CPU kernels' instruction set."""
+    return {
+        "sparsedis_kernels": sparsedis_kernels.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "triton": _version("triton"),
+        "instruction_set": backends.instruction_set(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
