@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ import sparsedis_kernels as sk
 from sparsedis_kernels.ops import fit_sharing, sharing
 from sparsedis_kernels.ops._samples import read_samples
 from sparsedis_kernels.ops.feature_usage import slope_along
-from sparsedis_kernels.ops.fit_heads import _arguments
 from sparsedis_kernels.ops.unrolled import unrolled_heads
 from sparsedis_kernels.penalty import SHARING_FLOOR
 from tests.ops.test_losses import problem, value
@@ -46,9 +46,12 @@ def objective(loss, z, y, weight, bias, penalty):
 def trace(z, y, penalty, loss="squared", tol=1e-8, fit_intercept=True, max_iter=2000):
     """All iterates of the scheme that fit_heads runs."""
     samples = read_samples("fit_heads", z, y, None, None, loss)
-    heads = sharing.Heads(*_arguments(samples, penalty), fit_intercept)
+    convex = replace(penalty, sharing=0.0).strengths("fit_heads", (samples.T, samples.M), z)
+    heads = sharing.Heads(
+        *samples.args, *convex.tensors, convex.scale, convex.nonneg, fit_intercept
+    )
     strength = torch.tensor(penalty.sharing, dtype=F64)
-    ns = samples.namespace("fit_heads", None)
+    ns = samples.namespace("fit_heads", convex, None)
     return list(sharing.SharingProblem(ns, heads, strength, tol, max_iter).iterates(None))
 
 
