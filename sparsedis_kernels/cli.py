@@ -1,4 +1,4 @@
-"""The command line: ``sparsedis train``, ``sparsedis bench`` and ``sparsedis env``."""
+"""The command line: ``sparsedis train``, ``bench``, ``reproduce`` and ``env``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsedis_kernels.bench import MODULES
+from sparsedis_kernels.evidence import command as reproduce
 from sparsedis_kernels.training.recipe import Recipe
 
 # What needs torch is imported where it is used: --help should not wait for it.
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(bench)
     bench.set_defaults(command=_bench)
+    reproduce.add_command(commands)
     env = commands.add_parser("env", help="show versions, libraries and what serves each op")
     env.set_defaults(command=_env)
     return parser
