@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from sparsedis_kernels.cli import bench, env, train
 from sparsedis_kernels.cli.config import with_config
+from sparsedis_kernels.evidence import command as reproduce
 
 # In the order of the help. What needs torch is imported where it is used: --help should not wait.
-_COMMANDS = (train, bench, env)
+_COMMANDS = (train, reproduce, bench, env)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ _STRENGTHS = {
     "group": (0.4, "strength on (task, feature) groups, as such a fraction"),
     "shared": (0.0, "strength on features over all tasks, as such a fraction"),
     "ridge": (1.0, "ridge strength of both arms"),
+    "sharing": (0.0, "strength on the entropy of feature usage, absolute"),
 }
 
 _DATA: dict[str, dict[str, Any]] = {
@@ -113,10 +114,8 @@ def _heads(args: argparse.Namespace) -> dict[str, SparseHeads]:
     from sparsedis_kernels.nn import SparseHeads
     from sparsedis_kernels.penalty import Penalty
 
-    penalties = {
-        "dense": Penalty(ridge=args.ridge),
-        "sparse": Penalty(l1=args.l1, group=args.group, shared=args.shared, ridge=args.ridge),
-    }
+    sparse = Penalty(**{level: getattr(args, level) for level in _STRENGTHS})
+    penalties = {"dense": Penalty(ridge=args.ridge), "sparse": sparse}
     return {
         name: SparseHeads(penalty, loss=args.loss, relative=True, hypergradient=args.hypergradient)
         for name, penalty in penalties.items()

@@ -101,11 +101,17 @@ def sample_factors(n: int, generator: torch.Generator, *, correlation: float = 0
         ValueError: ``correlation`` is out of range.
     """
     _check_correlation("sample_factors", correlation)
-    own = torch.randn(n, len(FACTORS), generator=generator)
+    level = (sample_uniform(n, len(FACTORS), generator, correlation) * _SIZES).long()
+    return level.minimum(_SIZES - 1)  # the uniform reaches 1 in float32
+
+
+def sample_uniform(
+    n: int, n_factors: int, generator: torch.Generator, correlation: float
+) -> Tensor:
+    """Draw from an equicorrelated Gaussian copula: uniform marginals, (N, K) float32 in [0, 1]."""
+    own = torch.randn(n, n_factors, generator=generator)
     shared = torch.randn(n, 1, generator=generator)
-    normal = (1 - correlation) ** 0.5 * own + correlation**0.5 * shared
-    level = (torch.special.ndtr(normal) * _SIZES).long()
-    return level.minimum(_SIZES - 1)  # ndtr reaches 1 in float32
+    return torch.special.ndtr((1 - correlation) ** 0.5 * own + correlation**0.5 * shared)
 
 
 def standardise(factors: Tensor) -> Tensor:
@@ -135,7 +141,11 @@ def noisy_targets(factors: Tensor, weight: Tensor, generator: torch.Generator) -
         weight: weights of the factors, (T, 6) float32.
         generator: the only source of randomness.
     """
-    signal = standardise(factors) @ weight[..., None]  # (T, n, 1)
+    return add_noise(standardise(factors) @ weight[..., None], generator)
+
+
+def add_noise(signal: Tensor, generator: torch.Generator) -> Tensor:
+    """Add Gaussian noise of 0.1 of the norm over n, then scale to mean square 1, (T, n, C)."""
     noise = F.normalize(torch.randn(signal.shape, generator=generator), dim=1)
     noisy = signal + _NOISE * signal.norm(dim=1, keepdim=True) * noise
     return F.normalize(noisy, dim=1) * signal.shape[1] ** 0.5
