@@ -28,6 +28,7 @@ LEVELS = [
 ]
 LAYOUTS = ["dense", "one_design", "ragged"]
 NOT_FINITE = 2
+SQUARED, MULTINOMIAL, LOGISTIC = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Case:
     weights: dict[str, Any]  # v, grad, metric: (T, M, C)
     samples: dict[str, Any]  # z, y, offsets, sample_weight
     penalty: dict[str, Any]
+    loss: int  # beside the squared one
     broken: bool  # the last task holds a NaN
 
 
@@ -90,7 +92,8 @@ def make_case(
     weights = {name: normal(rng, (T, M, C), real) for name in ("v", "grad")}
     weights["metric"] = (rng.random((T, M, C)) + 0.1).astype(real)
     name = f"{layout} {size} {'+'.join(levels)} {real.__name__} seed {seed}"
-    return Case(name, weights, samples, strengths(rng, levels, T, M, n, real), broken)
+    loss = (MULTINOMIAL, LOGISTIC)[seed % 2]
+    return Case(name, weights, samples, strengths(rng, levels, T, M, n, real), loss, broken)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], real: type) -> np.ndarray:
@@ -109,7 +112,9 @@ def strengths(
 
 def exercise(core: Any, case: Case) -> dict[str, np.ndarray]:
     """Every kernel on one case: its outputs by name."""
-    return proxes(core, case) | reductions(core, case) | heads(core, case)
+    out = proxes(core, case) | reductions(core, case) | heads(core, case, SQUARED)
+    # Other losses have no coupled kernels.
+    return out if "shared" in case.penalty else out | heads(core, case, case.loss)
 
 
 def proxes(core: Any, case: Case) -> dict[str, np.ndarray]:
@@ -140,9 +145,18 @@ def reductions(core: Any, case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def heads(core: Any, case: Case) -> dict[str, np.ndarray]:
-    z, y = case.samples["z"], case.samples["y"]
-    rest = {key: value for key, value in case.samples.items() if key not in "zy"}
+def targets(y: np.ndarray, loss: int) -> np.ndarray:
+    """y itself, the class of its largest entry as a distribution, or its signs as 0 and 1."""
+    if loss == SQUARED:
+        return y
+    largest = y == y.max(-1, keepdims=True) if y.size else y
+    hard = (largest if loss == MULTINOMIAL else y > 0).astype(y.dtype)
+    return np.where(np.isnan(y), y, hard)
+
+
+def heads(core: Any, case: Case, loss: int) -> dict[str, np.ndarray]:
+    z, y = case.samples["z"], targets(case.samples["y"], loss)
+    rest = {key: value for key, value in case.samples.items() if key not in "zy"} | {"loss": loss}
     # Coupled passes start threads for every feature: two passes run all the code there is.
     max_iter = 2 if "shared" in case.penalty else 40
     cold = core.fit_heads(z, y, case.penalty, max_iter=max_iter, **rest)
@@ -151,13 +165,14 @@ def heads(core: Any, case: Case) -> dict[str, np.ndarray]:
     backward = core.fit_heads_backward(
         z, y, case.penalty, weight, grad, np.ones_like(cold["bias"]), **rest
     )
-    return {
+    outputs = {
         **labelled("cold", cold),
         **labelled("warm", warm),
         **labelled("fit_heads", backward),
         "lambda_max": core.lambda_max(z, y, case.penalty, **rest),
         "duality_gap": core.duality_gap(z, y, case.penalty, weight, **rest),
     }
+    return outputs if loss == SQUARED else labelled(f"loss {loss}", outputs)
 
 
 def labelled(name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

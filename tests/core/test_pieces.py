@@ -201,3 +201,15 @@ def test_feature_conjugate(core: ModuleType, seed: int, shared: float) -> None:
     assert conjugate == pytest.approx(gain(best), abs=1e-12)
     for w in np.random.default_rng(seed).standard_normal((20, 6, 3)):
         assert gain(w) <= conjugate + 1e-12
+
+
+@pytest.mark.parametrize(("real", "name"), [(np.float32, "exp_of_float"), (np.float64, "exp_of")])
+def test_exp_errs_by_two_roundings_and_saturates(core: ModuleType, real: type, name: str) -> None:
+    exp = getattr(core, name)
+    far = 87 if real is np.float32 else 708
+    points = np.concatenate([np.linspace(-far, far, 20_001), [0, 1e-30, -1e-30]]).astype(real)
+    found = np.array([exp(float(x)) for x in points])
+    expected = np.exp(points.astype(np.longdouble))
+    assert float(np.max(np.abs(found / expected - 1))) < 2 * np.finfo(real).eps
+    assert exp(0.0) == 1
+    assert 0 < exp(-1e4) < 1e-37 < 1e37 < exp(1e4) < np.inf

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import celer
 import cvxpy as cp
 import numpy as np
 import pytest
+import skglm
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
@@ -108,6 +110,27 @@ def test_ridge_equals_scikit_learn(fit_intercept):
         np.testing.assert_allclose(fit.weight[t].T.numpy(), model.coef_, atol=1e-5)
         if fit_intercept:
             np.testing.assert_allclose(fit.bias[t].numpy(), model.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.1, 0.02])
+def test_l1_logistic_equals_celer_and_skglm(ratio):
+    """Both minimise sum log(1 + exp(-y u)) with l1, without a bias."""
+    z, y = problem("logistic", n=60, M=90, C=1)
+    penalty = sk.Penalty(l1=1.0)
+    largest = sk.lambda_max(z, y, penalty, loss="logistic", fit_intercept=False)
+    penalty = penalty.scaled(ratio * largest)
+    fit = sk.fit_heads(z, y, penalty, loss="logistic", fit_intercept=False, tol=1e-12)
+    for t, strength in enumerate((ratio * largest).tolist()):
+        design, signs = np.asfortranarray(z[t].numpy()), 2 * y[t, :, 0].numpy() - 1
+        peers = (
+            celer.LogisticRegression(
+                C=1 / (60 * strength), fit_intercept=False, tol=1e-12, max_iter=1000
+            ),
+            skglm.SparseLogisticRegression(alpha=strength, fit_intercept=False, tol=1e-12),
+        )
+        for peer in peers:
+            found = peer.fit(design, signs).coef_.ravel()
+            np.testing.assert_allclose(fit.weight[t, :, 0].numpy(), found, atol=1e-5)
 
 
 def test_two_classes_are_one_logistic_output():
