@@ -153,14 +153,14 @@ inline void respond(const Curved<Real>& data, Scores<Sum>& m) {
   }
 }
 
-// S = A W / sqrt(p) over all features, W (C, task.ld).
+// S = A W / sqrt(p) over all features, W (C, ldw).
 template <typename Real, typename Sum>
-inline void score_all(const Task<Real>& task, const Curved<Real>& data, const Real* W,
+inline void score_all(const Task<Real>& task, const Curved<Real>& data, const Real* W, int64_t ldw,
                       Scores<Sum>& m) {
   std::fill_n(m.S.get(), m.C * m.ld, Sum(0));
   for (int64_t i = 0; i < task.n; ++i)
     for (int64_t c = 0; c < m.C; ++c)
-      m.S.get()[c * m.ld + i] = dot<Sum>(task.A.get() + i * task.ld, W + c * task.ld, task.ld) *
+      m.S.get()[c * m.ld + i] = dot<Sum>(task.A.get() + i * task.ld, W + c * ldw, task.M) *
                                 static_cast<Sum>(data.inverse_root.get()[i]);
 }
 
@@ -191,11 +191,11 @@ inline double curved_gap(const TaskPenalty<Real>& penalty, Loss loss, const Curv
   return duality_gap(penalty, parts, loss_of, g, M, m.C, ld, scale) / data.zero;
 }
 
-// Everything of a task at the weights W, (C, task.ld), in `Sum`; the bias starts from m.bias.
+// Everything of a task at the weights W, (C, ldw), in `Sum`; the bias starts from m.bias.
 template <typename Real, typename Sum>
 inline void evaluate_all(const Task<Real>& task, bool fit_intercept, const Curved<Real>& data,
-                         const Real* W, Scores<Sum>& m, BiasSystem& system) {
-  score_all(task, data, W, m);
+                         const Real* W, int64_t ldw, Scores<Sum>& m, BiasSystem& system) {
+  score_all(task, data, W, ldw, m);
   fit_bias(task.loss, fit_intercept, data, task.n, m, system);
   respond(data, m);
 }

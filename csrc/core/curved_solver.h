@@ -78,7 +78,7 @@ inline double certify(CurvedSolve<Real>& solve) {
   CurvedWork<Real>& curved = solve.curved;
   const Real* W = solve.sparse.W.get();
   scatter_weights(solve.sparse.set, task.ld, solve.sparse.W.get());
-  evaluate_all(task, solve.fit_intercept, curved.data, W, curved.certified, curved.system);
+  evaluate_all(task, solve.fit_intercept, curved.data, W, task.ld, curved.certified, curved.system);
   double* g = curved.g.reserve(task.C * task.ld);
   pull_all(task, curved.certified, g);
   for (int64_t i = 0; i < task.C * task.ld; ++i) solve.sparse.g.get()[i] = static_cast<Real>(g[i]);

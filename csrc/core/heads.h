@@ -40,18 +40,18 @@ inline void write_head(const Task<Real>& task, const Real* W, const HeadOutput<R
 
 // The bias of a task whose loss is not squared, from the one that fits the centred samples: a class
 // that is none is at -inf, and the others have sum 0, since a shift of all changes nothing.
-template <typename Real>
-inline void write_curved_bias(const Task<Real>& task, const Real* W, const double* centred,
-                              const double* limit, Real* bias) {
+template <typename Real, typename Weight>
+inline void write_curved_bias(const TaskInput<Real>& in, const double* zbar, const Weight* W,
+                              int64_t ld, const double* centred, const double* limit, Real* bias) {
   double sum = 0;
   int64_t finite = 0;
-  for (int64_t c = 0; c < task.C; ++c) {
-    const double b = centred[c] - dot<double>(W + c * task.ld, task.zbar.get(), task.M);
+  for (int64_t c = 0; c < in.C; ++c) {
+    const double b = centred[c] - dot<double>(W + c * ld, zbar, in.M);
     bias[c] = static_cast<Real>(limit[c] == 0 ? b : limit[c]);
     if (limit[c] == 0) sum += b, ++finite;
   }
-  if (task.loss != kMultinomial || finite == 0) return;
-  for (int64_t c = 0; c < task.C; ++c)
+  if (in.loss != kMultinomial || finite == 0) return;
+  for (int64_t c = 0; c < in.C; ++c)
     if (limit[c] == 0) bias[c] -= static_cast<Real>(sum / static_cast<double>(finite));
 }
 
@@ -107,8 +107,8 @@ inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty
   }
   write_head(task, work.sparse.W.get(), out);
   if (task.loss != kSquared)
-    write_curved_bias(task, work.sparse.W.get(), work.curved.certified.bias.get(),
-                      work.curved.data.limit.get(), out.bias);
+    write_curved_bias(in, task.zbar.get(), work.sparse.W.get(), task.ld,
+                      work.curved.certified.bias.get(), work.curved.data.limit.get(), out.bias);
   *out.gap = static_cast<Real>(gap);
   *out.n_iter = static_cast<int32_t>(steps);
   *out.status = gap <= tol ? kConverged : kIterationLimit;

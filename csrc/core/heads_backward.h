@@ -257,18 +257,14 @@ inline void fill_gradients(const TaskInput<Real>& in, const HeadGradient<Real>& 
 
 // Of the bias's cotangent, what the loss determines of the bias: nothing where it is at a limit,
 // nor a shift of all classes.
-template <typename Real>
-inline void determine(const TaskInput<Real>& in, const Task<double>& task,
-                      HeadBackwardWork<Real>& work) {
-  load_curved(in, task, work.curved);
-  double *grad = work.grad_bias.get(), sum = 0;
-  const double* limit = work.curved.limit.get();
+inline void determine(Loss loss, const double* limit, int64_t C, double* grad) {
+  double sum = 0;
   int64_t finite = 0;
-  for (int64_t c = 0; c < in.C; ++c) {
+  for (int64_t c = 0; c < C; ++c) {
     if (limit[c] != 0) grad[c] = 0;
     sum += grad[c], finite += limit[c] == 0;
   }
-  for (int64_t c = 0; c < in.C && in.loss == kMultinomial && finite > 0; ++c)
+  for (int64_t c = 0; c < C && loss == kMultinomial && finite > 0; ++c)
     if (limit[c] == 0) grad[c] -= sum / static_cast<double>(finite);
 }
 
@@ -287,7 +283,10 @@ inline bool load_gradient(const TaskInput<Real>& in, const PenaltyArgs<Real>& pe
   double *grad_bias = work.grad_bias.reserve(in.C), *answer = work.answer.reserve(in.C);
   for (int64_t c = 0; c < in.C; ++c)
     grad_bias[c] = in.fit_intercept ? static_cast<double>(out.grad_bias[c]) : 0.0;
-  if (in.loss != kSquared) determine(in, task, work);
+  if (in.loss != kSquared) {
+    load_curved(in, task, work.curved);
+    determine(in.loss, work.curved.limit.get(), in.C, grad_bias);
+  }
   std::copy_n(grad_bias, in.C, answer);
   load_support(out, work);
   return true;
@@ -317,7 +316,7 @@ inline void load_solution(const TaskInput<Real>& in, const HeadGradient<Real>& o
   std::fill_n(W.get(), in.C * task.ld, 0.0);
   for (int64_t j = 0; j < in.M; ++j)
     for (int64_t c = 0; c < in.C; ++c) W.get()[c * task.ld + j] = out.weight[j * in.C + c];
-  evaluate_all(task, in.fit_intercept, data, W.get(), work.scores, term.system);
+  evaluate_all(task, in.fit_intercept, data, W.get(), task.ld, work.scores, term.system);
   term.loss = in.loss, term.fit_intercept = in.fit_intercept;
   shape_term(term, in.n, s.S, in.C, s.ld, data.ld);
   std::fill_n(term.At.get(), s.S * data.ld, 0.0);
@@ -328,6 +327,18 @@ inline void load_solution(const TaskInput<Real>& in, const HeadGradient<Real>& o
           task.A.get()[i * task.ld + s.row.get()[a]];
   }
   load_term(data, work.scores, term);
+}
+
+// The bias that answers U and grad_bias.
+template <typename Real>
+inline void answer_adjoint(const TaskInput<Real>& in, HeadBackwardWork<Real>& work) {
+  const SupportSystem<double>& s = work.system;
+  CurvedTerm<double>& term = work.term;
+  if (!in.fit_intercept) return;
+  multiply(s.x.get(), in.C, s.ld, s.S, term.At.get(), term.ld, term.ld, term.T.get(), term.ld);
+  curve(in.loss, term.P, in.C, term.ld, term.T.get(), term.along.get());
+  answer_bias(term, work.grad_bias.get());
+  std::copy_n(term.answer.get(), in.C, work.answer.get());
 }
 
 // U on the support, and the bias that answers it and grad_bias.
@@ -348,11 +359,7 @@ inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<R
   }
   hold_limits(work);
   solve_by_cg(s, term, 1e-14, 10 * s.S * s.C);
-  if (!in.fit_intercept) return;
-  multiply(s.x.get(), in.C, s.ld, s.S, term.At.get(), term.ld, term.ld, term.T.get(), term.ld);
-  curve(in.loss, term.P, in.C, term.ld, term.T.get(), term.along.get());
-  answer_bias(term, work.grad_bias.get());
-  std::copy_n(term.answer.get(), in.C, work.answer.get());
+  answer_adjoint(in, work);
 }
 
 template <typename Real>

@@ -1,9 +1,13 @@
 // Heads whose tasks the shared level couples: block coordinate descent over blocks of features,
 // each feature exact over all tasks; and the gradient by conjugate gradients over all tasks.
 //
+// A loss that is not squared is bounded by a quadratic one at the scores, which every block moves.
+//
 // Everything runs in double. Sums over tasks run in task order, so a task that is left out changes
 // no bit of the others, and neither does the number of threads.
 #pragma once
+
+#include <vector>
 
 #include "../core/feature.h"
 #include "heads.h"
@@ -15,6 +19,12 @@ constexpr int kBlockPasses = 4;       // passes over a block before the residual
 constexpr int64_t kGapEvery = 4;      // outer passes from one gap check to the next
 constexpr int64_t kTaskGrain = 1024;  // fewest tasks of one feature that are worth a thread
 
+// What is kept of a task under a loss that is not squared.
+struct CurvedState {
+  Curved<double> data;
+  Scores<double> scores;
+};
+
 // What is kept of every task. W and g are (T, C, M).
 template <typename Real>
 struct Coupled {
@@ -22,19 +32,23 @@ struct Coupled {
   const PenaltyArgs<Real>& penalty;
   ParallelFor run;
   int64_t rows;
-  Buffer<double> p, zbar, ybar, ridge, target2;  // (rows), (T, M), (T, C), (T, M), (T)
-  Buffer<double> W, g, R;                        // R is (rows, C)
-  Buffer<double> G, q, u, b;                     // (T, block, block), (T, C, block), (T, C), (T)
-  Buffer<int32_t> status;                        // of each task
-  Buffer<char> present;                          // not empty, and finite
+  Loss loss;
+  Buffer<double> p, zbar, ybar, ridge, zero;  // (rows), (T, M), (T, C), (T, M), (T): at W = 0
+  Buffer<double> W, g, R;                     // R is (rows, C)
+  Buffer<double> G, q, u, b;                  // (T, block, block), (T, C, block), (T, C), (T)
+  Buffer<int32_t> status;                     // of each task
+  Buffer<char> present;                       // not empty, and finite
+  std::vector<CurvedState> curved;            // empty for squares
 
   Coupled(const SamplesArgs<Real>& s, const PenaltyArgs<Real>& penalties, ParallelFor parallel)
       : samples(s),
         penalty(penalties),
         run(parallel),
-        rows(s.T == 0 ? 0 : row_of(s, s.T - 1) + task_input(s, s.T - 1).n) {
+        rows(s.T == 0 ? 0 : row_of(s, s.T - 1) + task_input(s, s.T - 1).n),
+        loss(static_cast<Loss>(s.loss)),
+        curved(loss == kSquared ? 0 : s.T) {
     p.reserve(rows), zbar.reserve(s.T * s.M), ybar.reserve(s.T * s.C);
-    ridge.reserve(s.T * s.M), target2.reserve(s.T);
+    ridge.reserve(s.T * s.M), zero.reserve(s.T);
     for (Buffer<double>* wide : {&W, &g})
       std::fill_n(wide->reserve(s.T * s.C * s.M), s.T * s.C * s.M, 0.0);
     R.reserve(rows * s.C), G.reserve(s.T * kBlock * kBlock), q.reserve(s.T * s.C * kBlock);
@@ -50,46 +64,82 @@ struct Coupled {
   }
 };
 
+struct CoupledWork {
+  Task<double> task;
+  BiasSystem system;
+  Buffer<double> columns;
+};
+
+// The objective of a loaded task at W = 0. Where the bias is at a limit W stays 0.
+template <typename Real>
+double start_task(Coupled<Real>& state, int64_t t, CoupledWork& work) {
+  const TaskInput<Real> in = task_input(state.samples, t);
+  if (state.loss == kSquared) return 0.5 * work.task.target2;
+  CurvedState& own = state.curved[t];
+  load_curved(in, work.task, own.data);
+  evaluate_zero(work.task, in.fit_intercept, own.data, own.scores, work.system);
+  for (int64_t c = 0; c < in.C; ++c)
+    if (own.data.limit.get()[c] != 0)
+      std::fill_n(state.W.get() + t * state.wide_task() + c * in.M, in.M, 0.0);
+  return own.data.zero;
+}
+
+// R of task t from its scores, with the best bias.
+template <typename Real>
+void respond_task(Coupled<Real>& state, int64_t t, BiasSystem& system) {
+  const SamplesArgs<Real>& s = state.samples;
+  const int64_t n = task_input(s, t).n;
+  CurvedState& own = state.curved[t];
+  fit_bias(state.loss, s.fit_intercept, own.data, n, own.scores, system);
+  respond(own.data, own.scores);
+  double* R = state.R.get() + row_of(s, t) * s.C;
+  for (int64_t c = 0; c < s.C; ++c)
+    for (int64_t i = 0; i < n; ++i) R[i * s.C + c] = own.scores.R.get()[c * own.scores.ld + i];
+}
+
 // Means, weights and strengths of every task; `init` is (T, M, C) or null.
 template <typename Real>
 void load_coupled(Coupled<Real>& state, const Real* init) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Task<double>>(state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
+  for_each_task<CoupledWork>(state.run, s.T, task_size(s), [&](int64_t t, CoupledWork& work) {
+    Task<double>& task = work.task;
     const TaskInput<Real> in = task_input(s, t);
     const Real* start = init ? init + t * s.M * s.C : nullptr;
     const bool finite = load_task(in, task) && load_penalty(state.penalty, t, task) &&
                         (start == nullptr || all_finite(start, s.M * s.C));
     state.status.get()[t] = finite ? kConverged : kNotFinite;
     state.present.get()[t] = finite && !task.empty();
-    state.target2.get()[t] = 0;
+    state.zero.get()[t] = 0;
     std::fill_n(state.ridge.get() + t * s.M, s.M, 0.0);
     if (!finite) return;
     std::copy_n(task.ridge.get(), s.M, state.ridge.get() + t * s.M);
     for (int64_t j = 0; j < s.M && start; ++j)
       for (int64_t c = 0; c < s.C; ++c) state.W.get()[(t * s.C + c) * s.M + j] = start[j * s.C + c];
     if (!state.present.get()[t]) return;
-    state.target2.get()[t] = task.target2;
     std::copy_n(task.p.get(), in.n, state.p.get() + row_of(s, t));
     std::copy_n(task.zbar.get(), s.M, state.zbar.get() + t * s.M);
     std::copy_n(task.ybar.get(), s.C, state.ybar.get() + t * s.C);
-    std::copy_n(task.ridge.get(), s.M, state.ridge.get() + t * s.M);
-    for (int64_t j = 0; j < s.M && start; ++j)
-      for (int64_t c = 0; c < s.C; ++c) state.W.get()[(t * s.C + c) * s.M + j] = start[j * s.C + c];
+    state.zero.get()[t] = start_task(state, t, work);
   });
 }
 
-// R = B - A W and g = A'R of every task, from the data.
+// R = B - A W, or sqrt(p) (y - mean), and g = A'R of every task, from the data.
 template <typename Real>
 void refresh_coupled(Coupled<Real>& state) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Task<double>>(state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
+  for_each_task<CoupledWork>(state.run, s.T, task_size(s), [&](int64_t t, CoupledWork& work) {
     if (!state.present.get()[t]) return;
+    Task<double>& task = work.task;
     const TaskInput<Real> in = task_input(s, t);
     load_task(in, task);
     double* R = state.R.get() + row_of(s, t) * s.C;
     double* g = state.g.get() + t * state.wide_task();
     const double* W = state.W.get() + t * state.wide_task();
-    for (int64_t i = 0; i < in.n; ++i)
+    if (state.loss != kSquared) {
+      score_all(task, state.curved[t].data, W, s.M, state.curved[t].scores);
+      respond_task(state, t, work.system);
+    }
+    for (int64_t i = 0; i < in.n && state.loss == kSquared; ++i)
       for (int64_t c = 0; c < s.C; ++c)
         R[i * s.C + c] =
             task.B.get()[i * s.C + c] - dot<double>(task.A.get() + i * task.ld, W + c * s.M, s.M);
@@ -121,27 +171,43 @@ inline double total(const double* x, int64_t n) {
   return sum;
 }
 
+// The divergence of the dual point s (y - mean) from the scores, over all tasks.
+template <typename Real>
+double coupled_divergence(const Coupled<Real>& state, double s) {
+  const SamplesArgs<Real>& samples = state.samples;
+  double sum = 0;
+  for (int64_t t = 0; t < samples.T; ++t) {
+    if (!state.present.get()[t]) continue;
+    const int64_t n = task_input(samples, t).n;
+    if (state.loss == kSquared) {
+      const double* R = state.R.get() + row_of(samples, t) * samples.C;
+      sum += squared_divergence(sum_of_squares(R, n * samples.C))(s);
+    } else {
+      const CurvedState& own = state.curved[t];
+      sum += divergence(state.loss, own.scores, own.scores.bias.get(), own.data.y.get(),
+                        own.data.p.get(), n, s);
+    }
+  }
+  return sum;
+}
+
 // Duality gap over all tasks, relative to the objective at zero; R and g must be fresh.
 template <typename Real>
 double coupled_gap(const Coupled<Real>& state) {
   const SamplesArgs<Real>& s = state.samples;
-  const double zero = 0.5 * total(state.target2.get(), s.T);
+  const double zero = total(state.zero.get(), s.T);
   if (zero == 0) return 0;
   double largest = 1;
   for (int64_t m = 0; m < s.M; ++m)
     largest = feature_dual_norm(state.column(state.g.get(), m), largest, true);
   const double scale = 1 / largest;
-  double residual2 = 0;
-  for (int64_t t = 0; t < s.T; ++t)
-    if (state.present.get()[t])
-      residual2 += sum_of_squares(state.R.get() + row_of(s, t) * s.C, task_input(s, t).n * s.C);
   const double correlation = dot<double>(state.g.get(), state.W.get(), s.T * state.wide_task());
   const double penalty = sum_over_features(
       state, [&](int64_t m, double*) { return feature_penalty(state.column(state.W.get(), m)); });
   const double conjugate = sum_over_features(state, [&](int64_t m, double* b) {
     return feature_conjugate(state.column(state.g.get(), m), scale, b);
   });
-  const double loss = 0.5 * (1 - scale) * (1 - scale) * residual2;
+  const double loss = coupled_divergence(state, scale);
   return std::max(0.0, loss + penalty + conjugate - scale * correlation) / zero;
 }
 
@@ -164,15 +230,12 @@ int64_t block_size(const SamplesArgs<Real>& s) {
   return task_size(s) / std::max<int64_t>(s.M, 1) * kBlock;
 }
 
-struct Tile {
-  Buffer<double> columns;
-};
-
-// q = A'R and G = A'A of a block, for every task.
+// q = A'R and G, a bound of the loss's Hessian and for squares A'A, of a block, for every task.
 template <typename Real>
 void correlate_block(Coupled<Real>& state, int64_t m0, int64_t width) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Tile>(state.run, s.T, block_size(s), [&](int64_t t, Tile& tile) {
+  const double bend = loss_curvature(state.loss);
+  for_each_task<CoupledWork>(state.run, s.T, block_size(s), [&](int64_t t, CoupledWork& tile) {
     double *q = state.q.get() + t * s.C * kBlock, *G = state.G.get() + t * kBlock * kBlock;
     std::fill_n(q, s.C * kBlock, 0.0);
     std::fill_n(G, kBlock * kBlock, 0.0);
@@ -185,27 +248,36 @@ void correlate_block(Coupled<Real>& state, int64_t m0, int64_t width) {
       for (int64_t c = 0; c < s.C; ++c)
         axpy(R[i * s.C + c], A + i * kBlock, q + c * kBlock, kBlock);
       for (int64_t k = 0; k < width; ++k)
-        axpy(A[i * kBlock + k], A + i * kBlock, G + k * kBlock, kBlock);
+        axpy(bend * A[i * kBlock + k], A + i * kBlock, G + k * kBlock, kBlock);
     }
   });
 }
 
-// R -= A (W - before) for the block, `before` in u's layout per feature: (T, C, block).
+// R after the block's weights moved from `before`, (T, C, block): for squares less A (W - before),
+// else through the scores.
 template <typename Real>
 void follow_block(Coupled<Real>& state, int64_t m0, int64_t width, const double* before) {
   const SamplesArgs<Real>& s = state.samples;
-  for_each_task<Tile>(state.run, s.T, block_size(s), [&](int64_t t, Tile& tile) {
+  for_each_task<CoupledWork>(state.run, s.T, block_size(s), [&](int64_t t, CoupledWork& tile) {
     if (!state.present.get()[t]) return;
     const int64_t n = task_input(s, t).n;
     double* A = tile.columns.reserve(n * kBlock);
     load_columns(state, t, m0, width, A);
+    CurvedState* own = state.loss == kSquared ? nullptr : &state.curved[t];
     double* R = state.R.get() + row_of(s, t) * s.C;
     for (int64_t c = 0; c < s.C; ++c) {
       double moved[kBlock] = {};
       for (int64_t k = 0; k < width; ++k)
         moved[k] = state.W.get()[(t * s.C + c) * s.M + m0 + k] - before[(t * s.C + c) * kBlock + k];
-      for (int64_t i = 0; i < n; ++i) R[i * s.C + c] -= dot<double>(A + i * kBlock, moved, kBlock);
+      for (int64_t i = 0; i < n; ++i) {
+        const double added = dot<double>(A + i * kBlock, moved, kBlock);
+        if (own)
+          own->scores.S.get()[c * own->data.ld + i] += added * own->data.inverse_root.get()[i];
+        else
+          R[i * s.C + c] -= added;
+      }
     }
+    if (own) respond_task(state, t, tile.system);
   });
 }
 
@@ -301,6 +373,10 @@ void write_coupled(const HeadsArgs<Real>& a, const Coupled<Real>& state, double 
       out.bias[c] = static_cast<Real>(state.ybar.get()[t * s.C + c] -
                                       dot<double>(w, state.zbar.get() + t * s.M, s.M));
     }
+    if (state.loss != kSquared)
+      write_curved_bias(
+          task_input(s, t), state.zbar.get() + t * s.M, state.W.get() + t * state.wide_task(), s.M,
+          state.curved[t].scores.bias.get(), state.curved[t].data.limit.get(), out.bias);
     *out.gap = static_cast<Real>(gap);
     *out.n_iter = static_cast<int32_t>(steps);
     *out.status = gap <= a.tol ? kConverged : kIterationLimit;

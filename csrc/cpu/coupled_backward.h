@@ -14,16 +14,29 @@ struct CoupledSystem {
   Coupled<Real> state;  // W holds the solution
   Buffer<double> x, r, p, Hp, z, diagonal;
   Buffer<double> norm, theta;  // ||w_tm|| (T, M), ||W_:m:|| (M)
+  Buffer<double> grad_bias;    // what the loss determines of it, (T, C)
   Buffer<char> live;
   int64_t size;
 
   explicit CoupledSystem(const HeadsBackwardArgs<Real>& a, ParallelFor run)
       : state(a.samples, a.penalty, run), size(a.samples.T * a.samples.C * a.samples.M) {
     load_coupled(state, a.weight);
+    if (state.loss != kSquared) refresh_coupled(state);
     for (Buffer<double>* v : {&x, &r, &p, &Hp, &z, &diagonal})
       std::fill_n(v->reserve(size), size, 0.0);
     norm.reserve(a.samples.T * a.samples.M), theta.reserve(a.samples.M);
     std::fill_n(live.reserve(size), size, char(0));
+    load_grad_bias(a);
+  }
+
+  void load_grad_bias(const HeadsBackwardArgs<Real>& a) {
+    const SamplesArgs<Real>& s = a.samples;
+    double* grad = grad_bias.reserve(s.T * s.C);
+    for (int64_t i = 0; i < s.T * s.C; ++i)
+      grad[i] = s.fit_intercept ? static_cast<double>(a.grad_bias[i]) : 0.0;
+    for (int64_t t = 0; t < s.T && state.loss != kSquared; ++t)
+      if (state.present.get()[t])
+        determine(state.loss, state.curved[t].data.limit.get(), s.C, grad + t * s.C);
   }
 
   double group_curvature(int64_t t, int64_t m) const {
@@ -34,6 +47,67 @@ struct CoupledSystem {
     return theta.get()[m] > 0 ? at(state.penalty.shared, 0, m) / theta.get()[m] : 0.0;
   }
 };
+
+// A task, and the loss's part of its Hessian over all features.
+struct CurvedCoupledWork {
+  Task<double> task;
+  CurvedTerm<double> term;
+};
+
+// Loads task t, and under a loss that is not squared its means and the factor of its bias.
+template <typename Real>
+void load_term_of(const CoupledSystem<Real>& sys, int64_t t, CurvedCoupledWork& work) {
+  const SamplesArgs<Real>& s = sys.state.samples;
+  load_task(task_input(s, t), work.task);
+  if (sys.state.loss == kSquared) return;
+  const CurvedState& own = sys.state.curved[t];
+  CurvedTerm<double>& term = work.term;
+  term.loss = sys.state.loss, term.fit_intercept = s.fit_intercept;
+  shape_term(term, work.task.n, 0, s.C, 0, own.data.ld);
+  std::fill_n(term.T.get(), s.C * term.ld, 0.0);
+  load_term(own.data, own.scores, term);
+}
+
+// out += A'T, T (C, ld)
+inline void pull_term(const CurvedCoupledWork& work, double sign, int64_t M, double* out) {
+  const CurvedTerm<double>& term = work.term;
+  for (int64_t i = 0; i < work.task.n; ++i)
+    for (int64_t c = 0; c < term.C; ++c)
+      axpy(sign * term.T.get()[c * term.ld + i], work.task.A.get() + i * work.task.ld, out + c * M,
+           M);
+}
+
+// out += A' sqrt(p) Q (scores of V and the bias that answers them).
+inline void apply_term(CurvedCoupledWork& work, int64_t M, const double* V, double* out) {
+  CurvedTerm<double>& term = work.term;
+  for (int64_t i = 0; i < work.task.n; ++i)
+    for (int64_t c = 0; c < term.C; ++c)
+      term.T.get()[c * term.ld + i] =
+          dot<double>(work.task.A.get() + i * work.task.ld, V + c * M, M);
+  curve(term.loss, term.P, term.C, term.ld, term.T.get(), term.along.get());
+  if (term.fit_intercept) {
+    answer_bias<double>(term, nullptr);
+    add_answer(term);
+  }
+  pull_term(work, 1.0, M, out);
+}
+
+// What the bias that answers grad_bias takes of the right side.
+template <typename Real>
+void take_bias_answer(CoupledSystem<Real>& sys) {
+  const SamplesArgs<Real>& s = sys.state.samples;
+  if (sys.state.loss == kSquared || !s.fit_intercept) return;
+  using Work = CurvedCoupledWork;
+  for_each_task<Work>(sys.state.run, s.T, task_size(s), [&](int64_t t, Work& work) {
+    if (!sys.state.present.get()[t]) return;
+    load_term_of(sys, t, work);
+    answer_bias(work.term, sys.grad_bias.get() + t * s.C);
+    add_answer(work.term);
+    pull_term(work, -1.0, s.M, sys.r.get() + t * sys.state.wide_task());
+  });
+  for (int64_t i = 0; i < sys.size; ++i)
+    if (!sys.live.get()[i]) sys.r.get()[i] = 0;
+}
 
 // Norms, live entries and the right side G = grad_weight - zbar grad_bias'.
 template <typename Real>
@@ -59,10 +133,11 @@ void start_system(const HeadsBackwardArgs<Real>& a, CoupledSystem<Real>& sys) {
           sys.norm.get()[t * s.M + m] > 0 || (at(a.penalty.group, t, m) == 0 && feature);
       for (int64_t c = 0; c < s.C; ++c) {
         const int64_t i = (t * s.C + c) * s.M + m;
-        sys.live.get()[i] = sys.state.W.get()[i] != 0 || (row && !held);
-        const double bias = s.fit_intercept ? static_cast<double>(a.grad_bias[t * s.C + c]) : 0.0;
-        const double g =
-            a.grad_weight[(t * s.M + m) * s.C + c] - sys.state.zbar.get()[t * s.M + m] * bias;
+        const bool moves =
+            sys.state.loss == kSquared || sys.state.curved[t].data.limit.get()[c] == 0;
+        sys.live.get()[i] = moves && (sys.state.W.get()[i] != 0 || (row && !held));
+        const double g = a.grad_weight[(t * s.M + m) * s.C + c] -
+                         sys.state.zbar.get()[t * s.M + m] * sys.grad_bias.get()[t * s.C + c];
         sys.r.get()[i] = sys.live.get()[i] ? g : 0.0;
       }
     }
@@ -89,14 +164,17 @@ void add_task_curvature(const CoupledSystem<Real>& sys, int64_t t, const double*
 template <typename Real>
 void apply_coupled(CoupledSystem<Real>& sys) {
   const SamplesArgs<Real>& s = sys.state.samples;
-  for_each_task<Task<double>>(sys.state.run, s.T, task_size(s), [&](int64_t t, Task<double>& task) {
+  using Work = CurvedCoupledWork;
+  for_each_task<Work>(sys.state.run, s.T, task_size(s), [&](int64_t t, Work& work) {
     if (!sys.state.present.get()[t]) return;
-    load_task(task_input(s, t), task);
+    load_term_of(sys, t, work);
+    const Task<double>& task = work.task;
     const int64_t offset = t * sys.state.wide_task();
     const double* V = sys.p.get() + offset;
     double* out = sys.Hp.get() + offset;
     std::fill_n(out, sys.state.wide_task(), 0.0);
-    for (int64_t i = 0; i < task.n; ++i)
+    if (sys.state.loss != kSquared) apply_term(work, s.M, V, out);
+    for (int64_t i = 0; i < task.n && sys.state.loss == kSquared; ++i)
       for (int64_t c = 0; c < s.C; ++c) {
         const double* row = task.A.get() + i * task.ld;
         axpy(dot<double>(row, V + c * s.M, s.M), row, out + c * s.M, s.M);
@@ -124,8 +202,10 @@ void load_diagonal(CoupledSystem<Real>& sys) {
     if (!sys.state.present.get()[t]) return;
     load_task(task_input(s, t), task);
     for (int64_t m = 0; m < s.M; ++m) {
-      const double level = column_norm2(task, m) + sys.state.ridge.get()[t * s.M + m] +
-                           sys.group_curvature(t, m) + sys.shared_curvature(m);
+      // The loss bends by at most this; it only preconditions.
+      const double bend = loss_curvature(sys.state.loss) * column_norm2(task, m);
+      const double level = bend + sys.state.ridge.get()[t * s.M + m] + sys.group_curvature(t, m) +
+                           sys.shared_curvature(m);
       for (int64_t c = 0; c < s.C; ++c) sys.diagonal.get()[(t * s.C + c) * s.M + m] = level;
     }
   });
@@ -181,6 +261,7 @@ void fit_coupled_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor ru
   using Work = HeadBackwardWork<Real>;
   CoupledSystem<Real> sys(a, run);
   start_system(a, sys);
+  take_bias_answer(sys);
   solve_coupled(sys);
   for_each_gradient(a, run, [&](int64_t t, const HeadGradient<Real>& out, Work& work) {
     const TaskInput<Real> in = task_input(a.samples, t);
@@ -190,6 +271,10 @@ void fit_coupled_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor ru
       for (int64_t k = 0; k < system.S; ++k)
         system.x.get()[c * system.ld + k] =
             sys.x.get()[(t * system.C + c) * in.M + system.row.get()[k]];
+    if (in.loss != kSquared) {
+      load_solution(in, out, work);
+      answer_adjoint(in, work);
+    }
     write_gradients(in, a.penalty, out, work);
   });
   if (a.grad_shared) write_shared_gradient(a, sys);

@@ -197,7 +197,7 @@ double gap_of(const TaskInput<Real>& in, const Real* W, ReportWork<Real>& work) 
   load_curved(in, task, work.curved);
   evaluate_zero(task, in.fit_intercept, work.curved, work.scores, work.system);
   if (work.curved.zero == 0) return 0;
-  evaluate_all(task, in.fit_intercept, work.curved, W, work.scores, work.system);
+  evaluate_all(task, in.fit_intercept, work.curved, W, task.ld, work.scores, work.system);
   pull_all(task, work.scores, g);
   return curved_gap(task.penalty, task.loss, work.curved, work.scores, task.n, W, g, task.M,
                     task.ld, 1.0);

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.penalty import Strengths
-from sparsedis_kernels.reference.losses import LOSSES, SQUARED
+from sparsedis_kernels.reference.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,13 @@ class Samples:
         """What SAMPLES_SCHEMA names."""
         return self.z, self.y, self.offsets, self.sample_weight, self.loss
 
-    def namespace(self, op: str, penalty: Strengths, backend: str | None) -> str:
-        """The namespace of ops that serves `op`; CPU kernels couple tasks of squared losses only.
+    def namespace(self, op: str, backend: str | None) -> str:
+        """The namespace of ops that serves `op` where the samples are.
 
         Raises:
-            RuntimeError: the backend asked for cannot serve them.
+            RuntimeError: the backend asked for cannot.
         """
-        if self.loss == SQUARED or not penalty.has("shared"):
-            return backends.namespace(op, self.z.device, backend)
-        if (backend or backends.REQUESTED) not in (None, "reference"):
-            raise RuntimeError(
-                f"{op}: backend={backend or backends.REQUESTED!r} cannot serve a shared level with "
-                f"loss={LOSSES[self.loss].name!r}; there is 'reference'"
-            )
-        return backends.REFERENCE
+        return backends.namespace(op, self.z.device, backend)
 
 
 def loss_index(op: str, loss: str) -> int:

@@ -187,11 +187,10 @@ def fit_heads(
     block coordinate descent on a working set and Newton steps on the support, stopped by the
     duality gap. Other losses by passes over a quadratic bound of the loss (Boehning, 1992), which
     find the support, and Newton steps by conjugate gradients on it, the bias exact at every point;
-    coupled by `shared` they are served by the reference: accelerated proximal gradient steps in
-    float64. Gradients come from implicit differentiation on the support. A feature that nothing
-    penalises gets a ridge of 1e-6 (float64: 1e-10) of its squared norm, so that the problem has a
-    solution also where classes are separable. It is unique but for multinomial l1 alone, where
-    adding a number to all classes of a feature may cost nothing.
+    coupled by `shared`, by passes alone. Gradients come from implicit differentiation on the
+    support. A feature that nothing penalises gets a ridge of 1e-6 (float64: 1e-10) of its squared
+    norm, so that the problem has a solution also where classes are separable. It is unique but for
+    multinomial l1 alone, where adding a number to all classes of a feature may cost nothing.
 
     `penalty.sharing` adds sharing T H(p(W)), T times the strength times the entropy of feature
     usage over all tasks (floored; `feature_usage`), which is not convex. Convex problems with
@@ -243,7 +242,7 @@ def fit_heads(
     tol = DEFAULT_TOL[loss] if tol is None else tol
     convex = replace(penalty, sharing=0.0)
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
-    ns = samples.namespace("fit_heads", numbers, backend)
+    ns = samples.namespace("fit_heads", backend)
     strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
     options = (_warm_start(samples, init), tol, max_iter)
     if penalty.shares:

@@ -68,7 +68,7 @@ def lambda_max(
     """
     s = read_samples("lambda_max", z, y, offsets, sample_weight, loss, n_classes)
     n = penalty.strengths("lambda_max", (s.T, s.M), s.z)
-    value = raw(s.namespace("lambda_max", n, backend), "lambda_max")(
+    value = raw(s.namespace("lambda_max", backend), "lambda_max")(
         *s.args, *n.tensors[:3], n.scale, fit_intercept, n.nonneg
     )
     return value[0] if n.has("shared") else value
@@ -108,6 +108,6 @@ def duality_gap(
     s = read_samples("duality_gap", z, y, offsets, sample_weight, loss, n_classes)
     _check.same_shape("duality_gap", "weight", weight, "(T, M, C)", (s.T, s.M, s.C))
     n = penalty.strengths("duality_gap", (s.T, s.M), s.z)
-    return raw(s.namespace("duality_gap", n, backend), "duality_gap")(
+    return raw(s.namespace("duality_gap", backend), "duality_gap")(
         weight.to(s.z.dtype), *s.args, *n.tensors, n.scale, n.nonneg, fit_intercept
     )

@@ -112,9 +112,8 @@ def strengths(
 
 def exercise(core: Any, case: Case) -> dict[str, np.ndarray]:
     """Every kernel on one case: its outputs by name."""
-    out = proxes(core, case) | reductions(core, case) | heads(core, case, SQUARED)
-    # Other losses have no coupled kernels.
-    return out if "shared" in case.penalty else out | heads(core, case, case.loss)
+    both = heads(core, case, SQUARED) | heads(core, case, case.loss)
+    return proxes(core, case) | reductions(core, case) | both
 
 
 def proxes(core: Any, case: Case) -> dict[str, np.ndarray]:

@@ -211,7 +211,9 @@ def fit_and_gradients(z, y, weight, penalty, backend, how):
 @intercepts
 @pytest.mark.parametrize("nonneg", [False, True], ids=["", "nonneg"])
 @pytest.mark.parametrize(
-    "levels", [("group",), ("l1", "group"), UNCOUPLED, ("l1", "ridge"), ("ridge",)], ids="+".join
+    "levels",
+    [("group",), ("l1", "group"), UNCOUPLED, ("l1", "ridge"), ("ridge",), ("shared",), LEVELS],
+    ids="+".join,
 )
 def test_the_kernels_agree_with_the_reference(loss, fit_intercept, nonneg, levels):
     """Some rows without weight, an output that is no class, more features than samples."""
@@ -350,10 +352,6 @@ def test_what_cannot_be_is_said():
         sk.fit_heads(z, y, sk.Penalty(l1=0.1), loss="hinge")
     with pytest.raises(TypeError, match=r"fit_heads: y has dtype torch\.int64"):
         sk.fit_heads(z, y.argmax(2), sk.Penalty(l1=0.1), loss="logistic")
-    with pytest.raises(
-        RuntimeError, match=r"backend='cpu' cannot serve a shared level with loss='multinomial'"
-    ):
-        sk.fit_heads(z, y, sk.Penalty(shared=0.1), loss="multinomial", backend="cpu")
 
 
 # ---- gradients
@@ -387,7 +385,7 @@ def test_gradients_equal_finite_differences(loss, fit_intercept, levels, soft):
 @pytest.mark.filterwarnings("ignore:fit_heads")
 @losses
 def test_gradients_of_coupled_tasks_equal_finite_differences(loss):
-    check_gradients(loss, loss == "multinomial", ("group", "shared"), False)
+    check_gradients(loss, True, LEVELS, True)
 
 
 def check_gradients(loss, fit_intercept, levels, soft):

@@ -51,7 +51,7 @@ def trace(z, y, penalty, loss="squared", tol=1e-8, fit_intercept=True, max_iter=
         *samples.args, *convex.tensors, convex.scale, convex.nonneg, fit_intercept
     )
     strength = torch.tensor(penalty.sharing, dtype=F64)
-    ns = samples.namespace("fit_heads", convex, None)
+    ns = samples.namespace("fit_heads", None)
     return list(sharing.SharingProblem(ns, heads, strength, tol, max_iter).iterates(None))
 
 
