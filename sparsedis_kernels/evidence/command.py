@@ -31,12 +31,16 @@ def add_command(commands: Any) -> None:
 def _reproduce(args: argparse.Namespace) -> None:
     import torch
 
+    from sparsedis_kernels.data.extra import train_extra
     from sparsedis_kernels.evidence.experiment import run_cells
     from sparsedis_kernels.evidence.report import write_report
 
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be >= 1, got {getattr(args, name)}")
+    with train_extra("reproduce"):  # now, not when all is measured
+        for package in ("matplotlib", "sklearn", "tqdm"):
+            import_module(package)
     torch.set_num_threads(args.threads)
     out = args.out or Path("runs/reproduce") / args.experiment
     experiment = import_module(f"sparsedis_kernels.evidence.{args.experiment}").EXPERIMENT

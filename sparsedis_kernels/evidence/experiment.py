@@ -73,7 +73,7 @@ def run_cells(experiment: Experiment, seeds: int, out: Path, *, quick: bool) -> 
         ImportError: tqdm is not installed.
         ValueError: a number is NaN or infinite, which JSON does not know.
     """
-    with train_extra("reproduce"):
+    with train_extra("run_cells"):
         from tqdm import tqdm
     out.mkdir(parents=True, exist_ok=True)
     file, settings = out / "cells.jsonl", experiment.settings(quick)

@@ -21,7 +21,7 @@ def write_report(experiment: Experiment, results: Results, out: Path) -> str:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    with train_extra("reproduce"):
+    with train_extra("write_report"):
         from matplotlib.figure import Figure
     verdicts = {c.sentence: c.verdict(results) for c in experiment.claims}
     found = {sentence: verdict for sentence, verdict in verdicts.items() if verdict}

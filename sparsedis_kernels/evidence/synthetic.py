@@ -110,7 +110,7 @@ def _claims() -> list[Claim]:
 def _draw_lines(figure: Any, results: Results) -> None:
     """A panel for each sparsity: R^2 over the number of samples, bars: sd over seeds."""
     figure.set_size_inches(10, 3.4)
-    panels = figure.subplots(1, len(_RELEVANT), sharey=True)
+    panels = figure.subplots(1, len(_RELEVANT), sharey=True, squeeze=False)[0]
     for axes, relevant in zip(panels, _RELEVANT, strict=True):
         for key, name in _LINES.items():
             values = np.array([results.values(_label(relevant, n), key) for n in _SAMPLES])
