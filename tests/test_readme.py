@@ -4,8 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import sparsedis_kernels as sk
 from sparsedis_kernels import cli
+from sparsedis_kernels.evidence.command import EXPERIMENTS
+from tests.evidence.readme import block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,3 +44,10 @@ def test_the_support_matrix_names_every_public_op():
     table = README.split("## What is supported")[1].split("##")[0]
     public = {name for name in sk.ops.__all__ if name.islower()}
     assert public == {name for name in re.findall(r"`(\w+)`", table) if name in public}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_evidence_is_made_from_its_numbers(name):
+    section = README.split(f"\n### {name}\n")[1].split("\n#")[0]
+    assert f"sparsedis reproduce {name}" in section
+    assert block(name) in section
