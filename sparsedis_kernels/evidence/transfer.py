@@ -28,9 +28,7 @@ PROBES = {
     "ridge": SparseHeads(Penalty(ridge=1.0), relative=True),
     "sparse": SparseHeads(Penalty(group=0.2, ridge=1.0), relative=True),
 }
-# What is tuned: ridge; group as a fraction of lambda_max, besides a ridge of 1; the step size.
-CANDIDATES = {"ridge": (0.1, 1.0, 10.0), "sparse": (0.1, 0.2, 0.4), "softmax": (1e-3, 2e-3, 4e-3)}
-_LR = 2e-3  # of what has no step size to tune
+_LR = 2e-3
 _FEATURES, _TASKS = 64, 4
 _BATCHES, _BATCH = 10, 20  # 200 test tasks
 
@@ -62,12 +60,15 @@ class Setting:
         data: what is trained on.
         heads: "ridge" or "sparse" (group and ridge), fitted to every five-way task, or "softmax",
             one layer for all classes that is trained with the backbone.
+        strengths: what is tried: ridge; group as a fraction of lambda_max, besides a ridge of 1; or
+            for "softmax" the step size, as a multiple of that of the others.
         hypergradient: of heads that are fitted, as in SparseHeads.
         steps: training steps.
     """
 
     data: Data
     heads: Literal["ridge", "sparse", "softmax"]
+    strengths: tuple[float, ...]
     hypergradient: Hypergradient = "detached"
     steps: int = 200
 
@@ -89,7 +90,7 @@ class Sources(NamedTuple):
 def measure(setting: Setting, seed: int) -> dict[str, Any]:
     """Tune, train and judge: accuracies and usage by name, strengths and how they validated."""
     data, validation = setting.data, tune(setting)
-    strength = CANDIDATES[setting.heads][int(validation.argmax())]
+    strength = setting.strengths[int(validation.argmax())]
     sources = _sources_of(data, seed)
     backbone = train(sources.train, setting, strength, seed)
     tuned = {"strength": strength, "validation": validation.tolist()}
@@ -97,14 +98,13 @@ def measure(setting: Setting, seed: int) -> dict[str, Any]:
 
 
 def tune(setting: Setting) -> Tensor:
-    """Mean validation accuracy of each candidate over the tuning seeds, (candidates,).
+    """Mean validation accuracy of each strength over the tuning seeds, (strengths,).
 
     By the ridge probe, whatever the heads, in the domains of training and on examples kept out of
     it, none of which is a test example. Kept by ``cached``, since all seeds share it.
     """
-    candidates = CANDIDATES[setting.heads]
-    key = ("shift", __version__, str(setting), str(candidates), str(TUNING_SEEDS))
-    return cached(lambda: torch.stack([_validate(setting, c) for c in candidates]), key)
+    key = ("shift", __version__, str(setting), str(TUNING_SEEDS))
+    return cached(lambda: torch.stack([_validate(setting, s) for s in setting.strengths]), key)
 
 
 def _validate(setting: Setting, strength: float) -> Tensor:
@@ -124,7 +124,7 @@ def train(source: ClassTasks, setting: Setting, strength: float, seed: int) -> B
     joint = setting.heads == "softmax"
     loss = _Joint(source, setting) if joint else _Episodes(source, setting, strength)
     parameters = [*backbone.parameters(), *loss.parameters()]
-    optimizer = AdamW(parameters, lr=strength if joint else _LR)
+    optimizer = AdamW(parameters, lr=strength * _LR if joint else _LR)
     scheduler = CosineAnnealingLR(optimizer, setting.steps)
     for _ in range(setting.steps):
         optimizer.zero_grad()

@@ -12,12 +12,15 @@ from sparsedis_kernels.data import ClassTasks, Labelled, Tasks
 from sparsedis_kernels.evidence import shift, transfer
 from sparsedis_kernels.evidence.experiment import Results, run_cells
 from sparsedis_kernels.evidence.report import write_report
-from sparsedis_kernels.evidence.transfer import CANDIDATES, Data, Setting, measure, tune
+from sparsedis_kernels.evidence.transfer import Data, Setting, measure, tune
 
 DOMAINS, CLASSES, EACH = 3, 10, 50
 NEW = ("c5", "c6", "c7", "c8", "c9")
 TOY = Data("toy", (), turns=(0, 1, 2), shots=5)
-ARMS = {arm: Setting(TOY, **how, steps=30) for arm, how in shift._ARMS.items()}
+ARMS = {
+    label.partition(": ")[2]: replace(setting, steps=30)
+    for label, setting in shift._arms({"toy": TOY}, shift._ON_IMAGES).items()
+}
 
 
 def toy(held_out: int, test_classes: Sequence[str] = ()) -> ClassTasks:
@@ -50,7 +53,7 @@ def _toy_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_learns_what_there_is_to_learn_and_is_judged_where_it_says(arm: str) -> None:
     sources = transfer._sources_of(replace(TOY, new_classes=NEW), 1)
-    strength = CANDIDATES[ARMS[arm].heads][1]
+    strength = ARMS[arm].strengths[1]
     backbone = transfer.train(sources.train, ARMS[arm], strength, 1)
     numbers = transfer.judge(backbone, sources, 5, 1)
     for probe in ("ridge", "sparse"):
@@ -87,7 +90,7 @@ def test_every_arm_sees_as_many_examples_a_step(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(transfer.Backbone, "forward", counted)
     for setting in ARMS.values():
-        transfer.train(transfer._sources_of(TOY, 0).train, replace(setting, steps=3), 1e-3, 0)
+        transfer.train(transfer._sources_of(TOY, 0).train, replace(setting, steps=3), 0.5, 0)
     assert counts == 3 * len(ARMS) * [4 * 2 * 5 * 5]
 
 
