@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sparsedis_kernels.data.labelled import Labelled, by_group
 from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains, eligible_domains
 
 _TRAIN_SHARE = 0.8
+_TUNING_SHARE = 0.75  # leaves as many to judge by as the test examples are
 _WAYS = 5
 
 
@@ -70,7 +72,7 @@ class ClassTasks:
             "test_classes": list(test_classes),
         }
         self._pools = _pools(data, self.held_out)
-        self._sizes = {split: (p >= 0).sum(2) * allowed[split] for split, p in self._pools.items()}
+        self._sizes = _sizes(self._pools, allowed)
 
     def sample(
         self,
@@ -99,11 +101,47 @@ class ClassTasks:
         domain = draw_domains(eligible[most[eligible] >= per_class], n_tasks, generator)
         classes = self._draw_classes(size[domain] >= per_class, generator)
         pool = self._pools[split][domain[:, None], classes]  # (T, C, P)
-        x = self._inputs[_draw_examples(pool, n_samples, generator)]  # (T, n, *input_shape)
+        x = self._examples(_draw_examples(pool, n_samples, generator))  # (T, n, *input_shape)
         label = torch.arange(n_samples) % self.n_outputs
         y = F.one_hot(label, self.n_outputs).float()  # (n, C)
-        x = x / 255 if x.dtype == torch.uint8 else x
         return Tasks(x=x, y=y.repeat(n_tasks, 1, 1), domain=domain)
+
+    def sample_examples(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw training examples of all classes at once, for joint training.
+
+        A pair of a seen domain and a class that training tasks may have is drawn uniformly among
+        those with examples, then one of its examples, both with replacement.
+
+        Returns:
+            Inputs (n, *input_shape) float32, and classes as in ``details["classes"]``, (n,) int64.
+        """
+        seen = eligible_domains(self, split="train", held_out=False)
+        position, label = (self._sizes["train"][seen] > 0).nonzero().unbind(1)
+        pair = torch.randint(len(label), (n,), generator=generator)
+        domain, label = seen[position[pair]], label[pair]
+        size = self._sizes["train"][domain, label]
+        number = torch.randint(2**40, (n,), generator=generator) % size
+        return self._examples(self._pools["train"][domain, label, number]), label
+
+    def for_tuning(self) -> ClassTasks:
+        """The same source without its test examples, to choose settings by.
+
+        A fixed quarter of each class's training examples in each domain is for test instead, of
+        the classes that training tasks may have; images that domains share stay apart.
+        """
+        train = self._pools["train"]
+        allowed = (self._sizes["train"] > 0).any(0)
+        size = (train >= 0).sum(2, keepdim=True)
+        later = torch.arange(train.shape[2]) >= (_TUNING_SHARE * size).round()
+        parts = train.masked_fill(later, -1), train.masked_fill(~later, -1)
+        source = copy(self)
+        source._pools = {"train": parts[0], "test": parts[1]}
+        source._sizes = _sizes(source._pools, {"train": allowed, "test": allowed})
+        return source
+
+    def _examples(self, index: Tensor) -> Tensor:
+        x = self._inputs[index]
+        return x / 255 if x.dtype == torch.uint8 else x
 
     def _draw_classes(self, eligible: Tensor, generator: torch.Generator) -> Tensor:
         """Classes of each task, (T, C) int64, among the eligible ones, (T, K) bool."""
@@ -145,6 +183,11 @@ def _pools(data: Labelled, held_out: int | None) -> dict[Split, Tensor]:
             rows["test"].append(where[members[test[members]]])
     padded = {split: pad_sequence(r, True, padding_value=-1) for split, r in rows.items()}
     return {split: pool.view(n_domains, n_classes, -1) for split, pool in padded.items()}
+
+
+def _sizes(pools: dict[Split, Tensor], allowed: dict[Split, Tensor]) -> dict[Split, Tensor]:
+    """How many examples tasks may draw from, by split, domain and class, (D, K) int64."""
+    return {split: (pool >= 0).sum(2) * allowed[split] for split, pool in pools.items()}
 
 
 def _domain_index(caller: str, held_out: int | str | None, names: Sequence[str]) -> int | None:

