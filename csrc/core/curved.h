@@ -2,6 +2,7 @@
 // scores, and the certified gap.
 #pragma once
 
+#include "factor.h"
 #include "task.h"
 
 SPARSEDIS_BEGIN
@@ -18,7 +19,7 @@ struct Curved {
   double zero = 0;                     // loss at zero weights, less the least it can be
 };
 
-// Newton's system of the bias, (C, C).
+// Newton's system of the bias, (C, padded C).
 struct BiasSystem {
   Buffer<double> H, gradient, step, trial, weighted;
 };
@@ -65,8 +66,7 @@ inline void load_bias(const Task<Real>& task, bool fit_intercept, Curved<Real>& 
 // Fills p, sqrt(p), the targets and the limits of a task that is loaded.
 template <typename Real, typename Input>
 inline void load_curved(const TaskInput<Input>& in, const Task<Real>& task, Curved<Real>& data) {
-  // Whole tiles of float are whole tiles of double, and both run over these rows.
-  data.ld = padded<float>(in.n);
+  data.ld = task.lds;
   Real *root = data.root.reserve(data.ld), *inverse = data.inverse_root.reserve(data.ld);
   double* p = data.p.reserve(data.ld);
   Real* y = data.y.reserve(in.C * data.ld);
@@ -86,9 +86,9 @@ inline void load_curved(const TaskInput<Input>& in, const Task<Real>& task, Curv
 template <typename Real, typename Sum>
 inline void bias_system(Loss loss, const Curved<Real>& data, const Scores<Sum>& m,
                         BiasSystem& system) {
-  const int64_t C = m.C, ld = m.ld;
+  const int64_t C = m.C, ld = m.ld, ldh = padded<double>(C);
   const double* p = data.p.get();
-  double *H = system.H.reserve(C * C), *gradient = system.gradient.reserve(C);
+  double *H = system.H.reserve(C * ldh), *gradient = system.gradient.reserve(C);
   double* weighted = system.weighted.reserve(ld);
   for (int64_t a = 0; a < C; ++a) {
     const Sum* P = m.P.get() + a * ld;
@@ -101,14 +101,14 @@ inline void bias_system(Loss loss, const Curved<Real>& data, const Scores<Sum>& 
       mass += weighted[i];
     }
     gradient[a] = m.limit[a] == 0 ? sum : 0.0;
-    for (int64_t b = 0; b <= a; ++b) {
-      const bool coupled = loss == kMultinomial || a == b;
-      H[a * C + b] = coupled ? -dot<double>(weighted, m.P.get() + b * ld, ld) : 0.0;
-    }
-    H[a * C + a] += mass;
-    if (H[a * C + a] < kStill) H[a * C + a] += 1;
-    for (int64_t b = 0; b <= a && loss == kMultinomial; ++b)
-      if (m.limit[a] == 0 && m.limit[b] == 0) H[a * C + b] += 1;
+    double* row = H + a * ldh;
+    std::fill_n(row, ldh, 0.0);
+    for (int64_t b = a; b < (loss == kMultinomial ? C : a + 1); ++b)
+      row[b] = -dot<double>(weighted, m.P.get() + b * ld, ld);
+    row[a] += mass;
+    if (row[a] < kStill) row[a] += 1;
+    for (int64_t b = a; b < C && loss == kMultinomial; ++b)
+      if (m.limit[a] == 0 && m.limit[b] == 0) row[b] += 1;
   }
 }
 
@@ -124,9 +124,9 @@ inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, in
   means(loss, m, bias);
   for (int iteration = 0; fit_intercept && iteration < kBiasSteps; ++iteration) {
     bias_system(loss, data, m, system);
-    if (!cholesky(system.H.get(), m.C, m.C)) return;
+    if (!cholesky(system.H.get(), m.C, padded<double>(m.C))) return;
     std::copy_n(system.gradient.get(), m.C, step);
-    cholesky_solve(system.H.get(), m.C, m.C, step);
+    cholesky_solve(system.H.get(), m.C, padded<double>(m.C), step);
     const double decrement = dot<double>(step, system.gradient.get(), m.C);
     if (!(decrement > small_decrement<Sum>())) return;
     const bool certain = decrement < kCertainDecrement;

@@ -40,7 +40,7 @@ inline void answer_bias(CurvedTerm<Real>& term, const double* pull) {
   double* b = term.answer.get();
   for (int64_t c = 0; c < term.C; ++c)
     b[c] = (pull ? pull[c] : 0.0) - dot<double>(term.root, term.T.get() + c * term.ld, term.ld);
-  cholesky_solve(term.system.H.get(), term.C, term.C, b);
+  cholesky_solve(term.system.H.get(), term.C, padded<double>(term.C), b);
 }
 
 // T += sqrt(p) Q b
@@ -73,7 +73,7 @@ inline void load_term(const Curved<Real>& data, const Scores<Sum>& m, CurvedTerm
   term.P = m.P.get(), term.root = data.root.get();
   if (term.fit_intercept) {
     bias_system(term.loss, data, m, term.system);
-    cholesky(term.system.H.get(), term.C, term.C);
+    cholesky(term.system.H.get(), term.C, padded<double>(term.C));
   }
   std::fill_n(term.diagonals.get(), term.C * term.rows, Real(0));
   for (int64_t i = 0; i < term.n; ++i)

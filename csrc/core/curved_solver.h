@@ -16,7 +16,6 @@ struct CurvedWork {
   Scores<Real> scores;
   Scores<double> certified;
   CurvedNewton<Real> newton;
-  Buffer<Real> At;  // of the set: (capacity, ld)
   BiasSystem system;
   Buffer<double> g;
   double objective = 0;
@@ -33,24 +32,13 @@ struct CurvedSolve {
   CurvedWork<Real>& curved;
 };
 
-template <typename Real>
-inline void transpose_set(CurvedSolve<Real>& solve) {
-  const WorkingSet<Real>& ws = solve.sparse.set;
-  const int64_t ld = solve.curved.data.ld;
-  Real* At = solve.curved.At.reserve(ws.ld * ld);
-  for (int64_t k = 0; k < ws.size; ++k) {
-    for (int64_t i = 0; i < solve.task.n; ++i) At[k * ld + i] = ws.Z.get()[i * ws.ld + k];
-    std::fill(At + k * ld + solve.task.n, At + (k + 1) * ld, Real(0));
-  }
-}
-
 // Scores, bias, residual and objective at the set's weights, and q = A'R of the set.
 template <typename Real>
 inline void evaluate_set(CurvedSolve<Real>& solve) {
   WorkingSet<Real>& ws = solve.sparse.set;
   CurvedWork<Real>& curved = solve.curved;
   Scores<Real>& m = curved.scores;
-  multiply(ws.W.get(), m.C, ws.ld, ws.size, curved.At.get(), m.ld, m.ld, m.S.get(), m.ld);
+  multiply(ws.W.get(), m.C, ws.ld, ws.size, ws.Zt.get(), m.ld, m.ld, m.S.get(), m.ld);
   const Real* inverse = curved.data.inverse_root.get();
   for (int64_t c = 0; c < m.C; ++c)
 #pragma omp simd
@@ -109,8 +97,9 @@ inline void curved_step(CurvedSolve<Real>& solve, double gap) {
   CurvedNewton<Real>& work = solve.curved.newton;
   Scores<Real>& m = solve.curved.scores;
   const Curved<Real>& data = solve.curved.data;
-  if (!curved_direction(ws, data, solve.curved.At.get(), m, gap, newton, work)) return;
+  if (!curved_direction(ws, data, ws.Zt.get(), m, gap, newton, work)) return;
   step_scores(data, newton.system, work);
+  load_line(newton);
   const double alpha =
       line_search([&](double at) { return curved_slope(data, m, newton, work, at); });
   clip_step(newton, alpha, ws.nonneg);
@@ -158,7 +147,6 @@ inline void start_curved(CurvedSolve<Real>& solve, const Real* init) {
       Real& w = ws.W.get()[c * ws.ld + k];
       if (solve.curved.data.limit.get()[c] != 0 || (ws.nonneg && w < 0)) w = 0;
     }
-  transpose_set(solve);
   evaluate_set(solve);
 }
 
@@ -172,7 +160,6 @@ inline void shape_curved(CurvedSolve<Real>& solve) {
   std::copy_n(curved.certified.bias.get(), task.C, curved.scores.bias.get());
   CurvedTerm<Real>& term = curved.newton.term;
   term.loss = task.loss, term.fit_intercept = solve.fit_intercept, term.n = task.n;
-  solve.sparse.d.reserve(task.C);
   solve.sparse.g.reserve(task.C * task.ld);
 }
 
@@ -195,7 +182,6 @@ inline double solve_curved(CurvedSolve<Real>& solve, const Real* init, int64_t m
     const bool last = stage == kPathStages;
     sparse.set.scale = last ? 1.0 : std::pow(start, 1.0 - (stage + 1.0) / (kPathStages + 1.0));
     const bool grew = take_violators(task, solve.all_features, sparse);
-    if (grew) transpose_set(solve);
     load_correlations(task, sparse);
     solve_curved_set(solve, target, !last);
     const double previous = gap;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "buffer.h"
 #include "threshold.h"
@@ -44,31 +45,96 @@ inline void axpy(Y alpha, const X* x, Y* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += alpha * static_cast<Y>(x[i]);
 }
 
+// Two vectors of `Sum` from consecutive values of another type or the same.
+template <typename Sum, typename Value>
+inline typename Simd<Sum>::Vector load_vector(const Value* from) {
+  if constexpr (sizeof(Value) == sizeof(Sum)) {
+    return *reinterpret_cast<const typename Simd<Sum>::Vector*>(from);
+  } else {
+    typedef Value Narrow __attribute__((vector_size(kVectorBytes / sizeof(Sum) * sizeof(Value)),
+                                        aligned(alignof(Value)), may_alias));
+    return __builtin_convertvector(*reinterpret_cast<const Narrow*>(from),
+                                   typename Simd<Sum>::Vector);
+  }
+}
+
+// `rows` rows of two vectors, in registers.
+template <int rows, typename Sum>
+struct Tile {
+  using Vector = typename Simd<Sum>::Vector;
+  static constexpr int64_t lanes = Simd<Sum>::kLanes;
+  Vector v[rows][2];
+
+  void clear() {
+    for (int r = 0; r < rows; ++r) v[r][0] = v[r][1] = Vector{};
+  }
+  void load(const Sum* from, int64_t ld) {
+    for (int r = 0; r < rows; ++r)
+      for (int half = 0; half < 2; ++half)
+        v[r][half] = load_vector<Sum>(from + r * ld + half * lanes);
+  }
+  void store(Sum* to, int64_t ld) const {
+    for (int r = 0; r < rows; ++r)
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<Vector*>(to + r * ld + half * lanes) = v[r][half];
+  }
+  // Adds `scale` times another tile.
+  void add(Sum scale, const Tile& other) {
+    for (int r = 0; r < rows; ++r)
+      for (int half = 0; half < 2; ++half) v[r][half] += scale * other.v[r][half];
+  }
+
+  // Adds sum_k X[k, r] Y[k, :] to every row r: X is read at k * step + r * row, Y at k * ldy.
+  template <typename X, typename Y>
+  void accumulate(const X* x, int64_t step, int64_t row, const Y* y, int64_t ldy, int64_t count) {
+    if constexpr (rows <= 2) {  // few sums: those of odd k run beside those of even k
+      Tile odd;
+      odd.clear();
+      const int64_t pairs = count / 2;
+      for (int64_t k = 0; k < pairs; ++k) {
+        add_product(x + 2 * k * step, row, y + 2 * k * ldy);
+        odd.add_product(x + (2 * k + 1) * step, row, y + (2 * k + 1) * ldy);
+      }
+      add(1, odd);
+      x += 2 * pairs * step, y += 2 * pairs * ldy, count -= 2 * pairs;
+    }
+    for (int64_t k = 0; k < count; ++k) add_product(x + k * step, row, y + k * ldy);
+  }
+
+  template <typename X, typename Y>
+  void add_product(const X* x, int64_t row, const Y* y) {
+    const Vector left = load_vector<Sum>(y), right = load_vector<Sum>(y + lanes);
+    for (int r = 0; r < rows; ++r) {
+      const Sum factor = static_cast<Sum>(x[r * row]);
+      v[r][0] += factor * left;
+      v[r][1] += factor * right;
+    }
+  }
+};
+
 // G[a:a+4, b:b+tile] = Z[:, a:a+4]' Z[:, b:b+tile], summed in blocks of rows so that float32 sums
 // over many samples keep their accuracy.
 template <typename Real>
 inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b, Real* G,
                       int64_t ldg) {
-  using Vector = typename Simd<Real>::Vector;
-  constexpr int64_t lanes = Simd<Real>::kLanes, block = 256;
-  for (int64_t i0 = 0; i0 < std::max<int64_t>(n, 1); i0 += block) {
-    Vector sum[4][2] = {};
-    for (int64_t i = i0; i < std::min(n, i0 + block); ++i) {
-      const Real* row = Z + i * ld;
-      const Vector left = *reinterpret_cast<const Vector*>(row + b);
-      const Vector right = *reinterpret_cast<const Vector*>(row + b + lanes);
-      for (int r = 0; r < 4; ++r) {
-        sum[r][0] += row[a + r] * left;
-        sum[r][1] += row[a + r] * right;
-      }
-    }
-    for (int r = 0; r < 4; ++r) {
-      Vector* out = reinterpret_cast<Vector*>(G + (a + r) * ldg + b);
-      out[0] = i0 == 0 ? sum[r][0] : out[0] + sum[r][0];
-      Vector* next = reinterpret_cast<Vector*>(G + (a + r) * ldg + b + lanes);
-      next[0] = i0 == 0 ? sum[r][1] : next[0] + sum[r][1];
-    }
+  constexpr int64_t block = 256;
+  Tile<4, Real> total;
+  total.clear();
+  total.accumulate(Z + a, ld, 1, Z + b, ld, std::min(block, n));
+  for (int64_t i = block; i < n; i += block) {
+    Tile<4, Real> part;
+    part.clear();
+    part.accumulate(Z + i * ld + a, ld, 1, Z + i * ld + b, ld, std::min(block, n - i));
+    total.add(1, part);
   }
+  total.store(G + a * ldg + b, ldg);
+}
+
+// The part of a symmetric matrix right of its diagonal from the part left of it, from row `begin`.
+template <typename Real>
+inline void mirror(int64_t begin, int64_t end, Real* G, int64_t ldg) {
+  for (int64_t a = begin; a < end; ++a)
+    for (int64_t b = 0; b < a; ++b) G[b * ldg + a] = G[a * ldg + b];
 }
 
 // Rows [begin, end) of G = Z'Z against columns [0, end), and their mirror. `ld` and `ldg` are whole
@@ -79,92 +145,61 @@ inline void gram_columns(const Real* Z, int64_t n, int64_t ld, int64_t begin, in
   constexpr int64_t tile = Simd<Real>::kTile;
   for (int64_t a = begin / 4 * 4; a < end; a += 4)
     for (int64_t b = 0; b < a + 4; b += tile) gram_tile(Z, n, ld, a, b, G, ldg);
-  for (int64_t a = begin; a < end; ++a)
-    for (int64_t b = 0; b < a; ++b) G[b * ldg + a] = G[a * ldg + b];
+  mirror(begin, end, G, ldg);
 }
 
-// K = A A' (lower triangle), A of shape (n, ld).
+// At (columns, ldt) from A (n, ld); the rest of a row of At is zero.
 template <typename Real>
-inline void gram_rows(const Real* A, int64_t n, int64_t ld, Real* K, int64_t ldk) {
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j <= i; ++j) K[i * ldk + j] = dot<Real>(A + i * ld, A + j * ld, ld);
+inline void transpose(const Real* A, int64_t n, int64_t ld, int64_t columns, Real* At,
+                      int64_t ldt) {
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < n; ++i) At[j * ldt + i] = A[i * ld + j];
+    std::fill(At + j * ldt + n, At + (j + 1) * ldt, Real(0));
+  }
 }
 
-// In place lower Cholesky factor; false where the matrix is not positive definite.
-template <typename Real>
-inline bool cholesky(Real* L, int64_t n, int64_t ld) {
-  for (int64_t i = 0; i < n; ++i) {
-    Real* row = L + i * ld;
-    for (int64_t j = 0; j < i; ++j) {
-      const Real* other = L + j * ld;
-      row[j] = (row[j] - dot<Real>(row, other, j)) / other[j];
+// Calls body(c, rows) for blocks of four outputs or five, and for what is left.
+template <typename F>
+inline void for_each_rows(int64_t C, F body) {
+  int64_t c = 0;
+  for (; C - c > 5 || C - c == 4; c += 4) body(c, std::integral_constant<int, 4>());
+  if (C - c == 5) body(c, std::integral_constant<int, 5>());
+  if (C - c == 3) body(c, std::integral_constant<int, 3>());
+  if (C - c == 2) body(c, std::integral_constant<int, 2>());
+  if (C - c == 1) body(c, std::integral_constant<int, 1>());
+}
+
+// out (C, ldo) = L R for R (K, columns; ldr), `columns` whole tiles; L's entry (c, k) is at c * row
+// + k * step.
+template <typename Sum, typename L, typename R>
+inline void multiply_strided(const L* l, int64_t C, int64_t step, int64_t row, int64_t K,
+                             const R* r, int64_t ldr, int64_t columns, Sum* out, int64_t ldo) {
+  for_each_rows(C, [=](int64_t c, auto rows) {
+    for (int64_t b = 0; b < columns; b += Simd<Sum>::kTile) {
+      Tile<decltype(rows)::value, Sum> tile;
+      tile.clear();
+      tile.accumulate(l + c * row, step, row, r + b, ldr, K);
+      tile.store(out + c * ldo + b, ldo);
     }
-    const Real pivot = row[i] - dot<Real>(row, row, i);
-    if (!(pivot > 0)) return false;
-    row[i] = std::sqrt(pivot);
-  }
-  return true;
+  });
 }
 
-// x <- (L L')^-1 x for one contiguous right side.
-template <typename Real>
-inline void cholesky_solve(const Real* L, int64_t n, int64_t ld, Real* x) {
-  for (int64_t i = 0; i < n; ++i) x[i] = (x[i] - dot<Real>(L + i * ld, x, i)) / L[i * ld + i];
-  for (int64_t i = n - 1; i >= 0; --i) {
-    x[i] /= L[i * ld + i];
-    axpy(-x[i], L + i * ld, x, i);
-  }
-}
-
-// out[0:rows, b:b+tile] = L[0:rows, 0:K] R[0:K, b:b+tile], summed in registers.
-template <int rows, typename Real>
-inline void multiply_tile(const Real* L, int64_t ldl, int64_t K, const Real* R, int64_t ldr,
-                          int64_t b, Real* out, int64_t ldo) {
-  using Vector = typename Simd<Real>::Vector;
-  constexpr int64_t lanes = Simd<Real>::kLanes;
-  Vector sum[rows][2] = {};
-  for (int64_t k = 0; k < K; ++k) {
-    const Vector left = *reinterpret_cast<const Vector*>(R + k * ldr + b);
-    const Vector right = *reinterpret_cast<const Vector*>(R + k * ldr + b + lanes);
-    for (int r = 0; r < rows; ++r) {
-      sum[r][0] += L[r * ldl + k] * left;
-      sum[r][1] += L[r * ldl + k] * right;
-    }
-  }
-  for (int r = 0; r < rows; ++r) {
-    *reinterpret_cast<Vector*>(out + r * ldo + b) = sum[r][0];
-    *reinterpret_cast<Vector*>(out + r * ldo + b + lanes) = sum[r][1];
-  }
-}
-
-// out = L R for a flat L (C, K; ldl) and R (K, columns; ldr); `columns` are whole tiles.
+// The same for a flat L (C, K; ldl).
 template <typename Real>
 inline void multiply(const Real* L, int64_t C, int64_t ldl, int64_t K, const Real* R, int64_t ldr,
                      int64_t columns, Real* out, int64_t ldo) {
-  for (int64_t b = 0; b < columns; b += Simd<Real>::kTile) {
-    int64_t c = 0;
-    for (; c + 4 <= C; c += 4) multiply_tile<4>(L + c * ldl, ldl, K, R, ldr, b, out + c * ldo, ldo);
-    for (; c < C; ++c) multiply_tile<1>(L + c * ldl, ldl, K, R, ldr, b, out + c * ldo, ldo);
-  }
+  multiply_strided(L, C, 1, ldl, K, R, ldr, columns, out, ldo);
 }
 
-// g[c, :] = sum_i R[i, c] A[i, :], g of shape (C, ldg) in the type `Sum`.
-template <typename Sum, typename Real, typename Residual>
-inline void correlate(const Real* A, const Residual* R, int64_t n, int64_t ld, int64_t C, Sum* g,
-                      int64_t ldg) {
-  for (int64_t c = 0; c < C; ++c) std::fill_n(g + c * ldg, ld, Sum(0));
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t c = 0; c < C; ++c)
-      axpy(static_cast<Sum>(R[i * C + c]), A + i * ld, g + c * ldg, ld);
-}
-
-// R = B - A W', W of shape (C, ldw), sums in the type `Sum`.
+// R = B - (A W')' for A (n, ld), B and R (C, ldr), W (C, ldw), sums in the type `Sum`.
 template <typename Sum, typename Real>
 inline void residual(const Real* A, const Real* B, const Real* W, int64_t n, int64_t ld, int64_t C,
-                     int64_t ldw, Sum* R) {
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t c = 0; c < C; ++c)
-      R[i * C + c] = static_cast<Sum>(B[i * C + c]) - dot<Sum>(A + i * ld, W + c * ldw, ld);
+                     int64_t ldw, int64_t ldr, Sum* R) {
+  for (int64_t c = 0; c < C; ++c) {
+    std::fill_n(R + c * ldr, ldr, Sum(0));
+    for (int64_t i = 0; i < n; ++i)
+      R[c * ldr + i] = static_cast<Sum>(B[c * ldr + i]) - dot<Sum>(A + i * ld, W + c * ldw, ld);
+  }
 }
 
 SPARSEDIS_END

@@ -33,6 +33,29 @@ inline Thresholded thresholded(const Value* g, int64_t C, int64_t stride, double
   return {norm, norm > 0 ? -l1 * drift / norm : 0.0};
 }
 
+constexpr int64_t kFeatureBlock = 64;  // features whose norms are taken together
+
+// Calls body(j, ||ST(g_j, nu l1_j)||) for every feature, g (C, ld); a nu of 0 takes the plain norm.
+template <typename Real, typename Value, typename F>
+inline void for_each_norm(const TaskPenalty<Real>& p, const Value* g, int64_t M, int64_t C,
+                          int64_t ld, double nu, F body) {
+  for (int64_t j0 = 0; j0 < M; j0 += kFeatureBlock) {
+    const int64_t count = std::min(kFeatureBlock, M - j0);
+    double norm[kFeatureBlock] = {};
+    for (int64_t c = 0; c < C; ++c) {
+      const Value* row = g + c * ld + j0;
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) {
+        const double u = soft_threshold<double>(row[i], nu * p.l1[j0 + i], p.nonneg);
+        norm[i] += u * u;
+      }
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) norm[i] = std::sqrt(norm[i]);
+    for (int64_t i = 0; i < count; ++i) body(j0 + i, norm[i]);
+  }
+}
+
 // The smallest nu >= 0 with ||ST(g, nu l1)|| <= nu group: the dual norm of a row. The difference is
 // convex and falls in nu, so Newton from 0 climbs to the root.
 template <typename Value>
@@ -56,23 +79,33 @@ struct GapParts {
   double correlation, penalty;
 };
 
-// Omega of one task, W of shape (C, ld).
+// Omega of one task, W of shape (C, ld): infinite where a bound at 0 is broken.
 template <typename Real>
 inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, int64_t C,
                          int64_t ld, double scale) {
-  double value = 0;
-  for (int64_t j = 0; j < M; ++j) {
-    double magnitude = 0, norm2 = 0;
+  double held = 0, ridge = 0, least = 0;
+  for (int64_t j0 = 0; j0 < M; j0 += kFeatureBlock) {
+    const int64_t count = std::min(kFeatureBlock, M - j0);
+    double norm2[kFeatureBlock] = {}, l1 = 0, group = 0, squares = 0;
     for (int64_t c = 0; c < C; ++c) {
-      const double w = W[c * ld + j];
-      magnitude += std::fabs(w);
-      norm2 += w * w;
+      const Real* row = W + c * ld + j0;
+#pragma omp simd reduction(+ : l1) reduction(min : least)
+      for (int64_t i = 0; i < count; ++i) {
+        const double w = row[i];
+        norm2[i] += w * w;
+        l1 += p.l1[j0 + i] * std::fabs(w);
+        least = std::min(least, w);
+      }
     }
-    if (norm2 > 0)
-      value +=
-          scale * (p.l1[j] * magnitude + p.group[j] * std::sqrt(norm2)) + 0.5 * p.ridge[j] * norm2;
+#pragma omp simd reduction(+ : group, squares)
+    for (int64_t i = 0; i < count; ++i) {
+      group += p.group[j0 + i] * std::sqrt(norm2[i]);
+      squares += p.ridge[j0 + i] * norm2[i];
+    }
+    held += l1 + group, ridge += squares;
   }
-  return value;
+  if (p.nonneg && least < 0) return std::numeric_limits<double>::infinity();
+  return scale * held + 0.5 * ridge;
 }
 
 // P - D = loss(s) + Omega(W) + Omega*(s g) - s <g, W> at the dual point s R, where s makes the rows
@@ -83,20 +116,22 @@ template <typename Real, typename Value, typename LossOf>
 inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, LossOf loss_of,
                           const Value* g, int64_t M, int64_t C, int64_t ld, double scale) {
   double largest = 1;
-  for (int64_t j = 0; j < M; ++j) {
-    if (p.ridge[j] > 0) continue;
+  bool any_ridge = false;
+  for_each_norm(p, g, M, C, ld, scale, [&](int64_t j, double norm) {
+    any_ridge |= p.ridge[j] > 0;
     const double l1 = scale * p.l1[j], group = scale * p.group[j];
+    if (p.ridge[j] > 0 || !(norm > group)) return;
     if (thresholded(g + j, C, ld, largest, l1, p.nonneg).norm > largest * group)
       largest = std::max(largest, dual_norm(g + j, C, ld, l1, group, p.nonneg));
-  }
+  });
   const double s = 1 / largest;
   double conjugate = 0;
-  for (int64_t j = 0; j < M; ++j) {
-    if (!(p.ridge[j] > 0)) continue;
-    const double free = s * thresholded(g + j, C, ld, largest, scale * p.l1[j], p.nonneg).norm;
-    const double excess = std::max(0.0, free - scale * p.group[j]);
-    conjugate += excess * excess / (2 * p.ridge[j]);
-  }
+  if (any_ridge)
+    for_each_norm(p, g, M, C, ld, largest * scale, [&](int64_t j, double norm) {
+      if (!(p.ridge[j] > 0)) return;
+      const double excess = std::max(0.0, s * norm - scale * p.group[j]);
+      conjugate += excess * excess / (2 * p.ridge[j]);
+    });
   return std::max(0.0, loss_of(s) + parts.penalty + conjugate - s * parts.correlation);
 }
 

@@ -88,20 +88,22 @@ inline double feature_norm(int64_t T, double shared, Excess b, Curvature D) {
   return theta;
 }
 
-// The penalty of a feature's weights, which stand in f.g.
+// The penalty of a feature's weights, which stand in f.g; infinite as `penalty_of`.
 template <typename Real>
 inline double feature_penalty(const FeatureColumn<Real>& f) {
-  double value = 0, total2 = 0;
+  double value = 0, total2 = 0, least = 0;
   for (int64_t t = 0; t < f.T; ++t) {
     double magnitude = 0, norm2 = 0;
     for (int64_t c = 0; c < f.C; ++c) {
       const double w = f.g[t * f.task_stride + c * f.output_stride];
       magnitude += std::fabs(w);
       norm2 += w * w;
+      least = std::min(least, w);
     }
     value += f.l1(t) * magnitude + f.group(t) * std::sqrt(norm2) + 0.5 * f.ridge(t) * norm2;
     total2 += norm2;
   }
+  if (f.penalty.nonneg && least < 0) return std::numeric_limits<double>::infinity();
   return value + f.shared() * std::sqrt(total2);
 }
 

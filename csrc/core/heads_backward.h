@@ -100,15 +100,15 @@ inline void solve_ridge_adjoint(Work& work) {
       scaled[i * task.ld + j] =
           j < task.M ? task.A.get()[i * task.ld + j] / std::sqrt(task.penalty.ridge[j]) : 0.0;
   dual.shape(n, s.C);
-  gram_rows(scaled, n, task.ld, dual.L.get(), dual.ld);
-  for (int64_t i = 0; i < n; ++i) dual.L.get()[i * dual.ld + i] += 1;
-  cholesky(dual.L.get(), n, dual.ld);
+  gram_of_rows(scaled, n, task.ld, task.M, dual);
+  for (int64_t i = 0; i < n; ++i) dual.K.get()[i * dual.ld + i] += 1;
+  cholesky(dual.K.get(), n, dual.ld);
   double *half = s.p.get(), *a = dual.x.get();
   for (int64_t c = 0; c < s.C; ++c) {
     for (int64_t j = 0; j < s.S; ++j)
       half[j] = s.r.get()[c * s.ld + j] / std::sqrt(task.penalty.ridge[j]);
     for (int64_t i = 0; i < n; ++i) a[i] = dot<double>(scaled + i * task.ld, half, s.S);
-    cholesky_solve(dual.L.get(), n, dual.ld, a);
+    cholesky_solve(dual.K.get(), n, dual.ld, a);
     for (int64_t i = 0; i < n; ++i) axpy(-a[i], scaled + i * task.ld, half, s.S);
     for (int64_t j = 0; j < s.S; ++j)
       s.x.get()[c * s.ld + j] = half[j] / std::sqrt(task.penalty.ridge[j]);

@@ -20,6 +20,7 @@ template <typename Real>
 struct NewtonWork {
   SupportSystem<Real> system;
   Buffer<Real> W, q, ridge, l1, group, next, delta, G_delta;
+  Buffer<double> square, cross, stride;  // of each row: ||W||^2, <W, x>, ||x||^2
 
   void shape(int64_t C, int64_t ld) {
     for (Buffer<Real>* v : {&W, &q, &next, &delta, &G_delta})
@@ -58,9 +59,12 @@ inline void gather_support(const WorkingSet<Real>& ws, NewtonWork<Real>& work) {
 
 template <typename Real>
 inline void gather_gram(const WorkingSet<Real>& ws, SupportSystem<Real>& s) {
-  for (int64_t a = 0; a < s.S; ++a)
-    for (int64_t b = 0; b < s.S; ++b)
-      s.G.get()[a * s.ld + b] = ws.G.get()[s.row.get()[a] * ws.ld + s.row.get()[b]];
+  for (int64_t a = 0; a < s.S; ++a) {
+    const Real* from = ws.G.get() + s.row.get()[a] * ws.ld;
+    Real* row = s.G.get() + a * s.ld;
+    for (int64_t b = 0; b < s.S; ++b) row[b] = from[s.row.get()[b]];
+    std::fill(row + s.S, row + s.ld, Real(0));
+  }
 }
 
 // r = -gradient on the live entries.
@@ -77,23 +81,44 @@ inline void descent_rhs(NewtonWork<Real>& work) {
     }
 }
 
-// d/d alpha of the penalty at W + alpha x, which is convex in alpha.
+// Of every row, what ||W_j + alpha x_j||^2 is made of.
+template <typename Real>
+inline void load_line(NewtonWork<Real>& work) {
+  const SupportSystem<Real>& s = work.system;
+  double* const parts[] = {work.square.reserve(s.ld), work.cross.reserve(s.ld),
+                           work.stride.reserve(s.ld)};
+  for (double* part : parts) std::fill_n(part, s.ld, 0.0);
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real *x = s.x.get() + c * s.ld, *W = work.W.get() + c * s.ld;
+#pragma omp simd
+    for (int64_t j = 0; j < s.S; ++j) {
+      parts[0][j] += static_cast<double>(W[j]) * W[j];
+      parts[1][j] += static_cast<double>(W[j]) * x[j];
+      parts[2][j] += static_cast<double>(x[j]) * x[j];
+    }
+  }
+}
+
+// d/d alpha of the penalty at W + alpha x, which is convex in alpha; after `load_line`.
 template <typename Real>
 inline double penalty_slope(const NewtonWork<Real>& work, double alpha) {
   const SupportSystem<Real>& s = work.system;
-  const Real *x = s.x.get(), *W = work.W.get();
+  const double *square = work.square.get(), *cross = work.cross.get(), *stride = work.stride.get();
+  const Real *ridge = work.ridge.get(), *group = work.group.get(), *l1 = work.l1.get();
   double slope = 0;
+#pragma omp simd reduction(+ : slope)
   for (int64_t j = 0; j < s.S; ++j) {
-    double norm2 = 0, w_x = 0;
-    for (int64_t c = 0; c < s.C; ++c) {
-      const int64_t i = c * s.ld + j;
-      const double at_alpha = W[i] + alpha * x[i];
-      norm2 += at_alpha * at_alpha;
-      w_x += at_alpha * x[i];
-      slope += work.l1.get()[j] * (at_alpha > 0 ? x[i] : (at_alpha < 0 ? -x[i] : Real(0)));
+    const double w_x = cross[j] + alpha * stride[j];
+    const double norm2 = square[j] + alpha * (cross[j] + w_x);
+    slope += ridge[j] * w_x + (norm2 > 0 ? group[j] * w_x / std::sqrt(norm2) : 0.0);
+  }
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real *x = s.x.get() + c * s.ld, *W = work.W.get() + c * s.ld;
+#pragma omp simd reduction(+ : slope)
+    for (int64_t j = 0; j < s.S; ++j) {
+      const double step = x[j], moved = W[j] + alpha * step;
+      slope += l1[j] * (moved > 0 ? step : (moved < 0 ? -step : 0.0));
     }
-    slope += work.ridge.get()[j] * w_x;
-    if (norm2 > 0) slope += work.group.get()[j] * w_x / std::sqrt(norm2);
   }
   return slope;
 }
@@ -187,16 +212,14 @@ inline bool newton_step(WorkingSet<Real>& ws, NewtonWork<Real>& work, NewtonRule
     solve_by_cg(s, GramTerm<Real>{s}, 0.3, 40);
   }
   times(s, s.G, s.x.get(), work.G_delta.get());
+  load_line(work);
   clip_step(work, line_search(squared_slope(work)), ws.nonneg);
   times(s, s.G, work.delta.get(), work.G_delta.get());
   if (!(objective_change(work, ws.nonneg) < 0)) return false;
   for (int64_t a = 0; a < S; ++a)
-    for (int64_t c = 0; c < ws.C; ++c) {
-      const int64_t k = s.row.get()[a];
-      ws.W.get()[c * ws.ld + k] = work.next.get()[c * s.ld + a];
-      axpy(-work.delta.get()[c * s.ld + a], ws.G.get() + k * ws.ld, ws.q.get() + c * ws.ld,
-           ws.size);
-    }
+    for (int64_t c = 0; c < ws.C; ++c)
+      ws.W.get()[c * ws.ld + s.row.get()[a]] = work.next.get()[c * s.ld + a];
+  follow(ws, s.row.get(), S, work.delta.get(), 1, s.ld);
   return true;
 }
 

@@ -1,6 +1,7 @@
 // Ridge heads: one factor of the smaller side, with refinement where float32 needs it.
 #pragma once
 
+#include "factor.h"
 #include "task.h"
 
 SPARSEDIS_BEGIN
@@ -11,17 +12,18 @@ constexpr int kRefinements = 5;
 template <typename Real>
 struct SpdSystem {
   int64_t N, C, ld;
-  Buffer<Real> K, L, rhs, x, e;  // (N, ld) twice, (C, N) three times
+  Buffer<Real> K, U, rhs, x, e;  // (N, ld) twice, (C, N) three times
+  Buffer<Real> At;               // rows as columns, of the dual
 
   void shape(int64_t unknowns, int64_t outputs) {
     N = unknowns, C = outputs, ld = padded<Real>(unknowns);
     K.reserve((N + Simd<Real>::kTile) * ld);
-    L.reserve(N * ld);
+    U.reserve(N * ld);
     rhs.reserve(C * N), x.reserve(C * N), e.reserve(C * N);
   }
 };
 
-// Factors K into L. A matrix that rounding made indefinite is lifted by a growing multiple of its
+// Factors K into U. A matrix that rounding made indefinite is lifted by a growing multiple of its
 // largest diagonal entry; refinement then corrects the solution.
 template <typename Real>
 inline void factor(SpdSystem<Real>& s) {
@@ -29,9 +31,9 @@ inline void factor(SpdSystem<Real>& s) {
   for (int64_t i = 0; i < s.N; ++i) largest = std::max(largest, s.K.get()[i * s.ld + i]);
   Real lift = 0;
   for (int attempt = 0; attempt < 12; ++attempt) {
-    std::copy_n(s.K.get(), s.N * s.ld, s.L.get());
-    for (int64_t i = 0; i < s.N; ++i) s.L.get()[i * s.ld + i] += lift;
-    if (cholesky(s.L.get(), s.N, s.ld)) return;
+    std::copy_n(s.K.get(), s.N * s.ld, s.U.get());
+    for (int64_t i = 0; i < s.N; ++i) s.U.get()[i * s.ld + i] += lift;
+    if (cholesky(s.U.get(), s.N, s.ld)) return;
     lift = lift == 0 ? largest * std::numeric_limits<Real>::epsilon() : lift * 8;
   }
 }
@@ -54,7 +56,7 @@ inline double solve_system(SpdSystem<Real>& s, double target, Gap gap, int64_t* 
   double reached = std::numeric_limits<double>::infinity();
   for (*steps = 1; *steps <= kRefinements; ++*steps) {
     for (int64_t c = 0; c < s.C; ++c) {
-      cholesky_solve(s.L.get(), s.N, s.ld, s.e.get() + c * s.N);
+      cholesky_solve(s.U.get(), s.N, s.ld, s.e.get() + c * s.N);
       axpy(Real(1), s.e.get() + c * s.N, s.x.get() + c * s.N, s.N);
     }
     system_residual(s);
@@ -63,6 +65,15 @@ inline double solve_system(SpdSystem<Real>& s, double target, Gap gap, int64_t* 
     if (reached <= target || !(reached < previous / 4)) break;
   }
   return reached;
+}
+
+// K = A A' for the first `columns` columns of A (n, ld), n the unknowns.
+template <typename Real>
+inline void gram_of_rows(const Real* A, int64_t n, int64_t ld, int64_t columns,
+                         SpdSystem<Real>& s) {
+  Real* At = s.At.reserve(columns * s.ld);
+  transpose(A, n, ld, columns, At, s.ld);
+  gram_columns(At, columns, s.ld, 0, n, s.K.get(), s.ld);
 }
 
 // (A'A + D) W = A'B. The gap is sum_j ||e_j||^2 / (2 ridge_j), e the residual of this system.
@@ -74,7 +85,7 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
   s.shape(M, C);
   gram_columns(task.A.get(), task.n, task.ld, 0, M, s.K.get(), s.ld);
   for (int64_t j = 0; j < M; ++j) s.K.get()[j * s.ld + j] += ridge[j];
-  correlate(task.A.get(), task.B.get(), task.n, task.ld, C, W, task.ld);
+  multiply(task.B.get(), C, task.lds, task.n, task.A.get(), task.ld, task.ld, W, task.ld);
   for (int64_t c = 0; c < C; ++c) std::copy_n(W + c * task.ld, M, s.rhs.get() + c * M);
   const auto gap = [&](const Real* e) {
     double sum = 0;
@@ -99,12 +110,9 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < task.M; ++j) A[i * task.ld + j] *= root[j];
   s.shape(n, C);
-  gram_rows(A, n, task.ld, s.K.get(), s.ld);
-  for (int64_t i = 0; i < n; ++i) {
-    s.K.get()[i * s.ld + i] += 1;
-    for (int64_t j = 0; j < i; ++j) s.K.get()[j * s.ld + i] = s.K.get()[i * s.ld + j];
-    for (int64_t c = 0; c < C; ++c) s.rhs.get()[c * n + i] = task.B.get()[i * C + c];
-  }
+  gram_of_rows(A, n, task.ld, task.M, s);
+  for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
+  for (int64_t c = 0; c < C; ++c) std::copy_n(task.B.get() + c * task.lds, n, s.rhs.get() + c * n);
   const auto gap = [&](const Real* e) {
     double sum = 0;
     for (int64_t c = 0; c < C; ++c)

@@ -14,9 +14,14 @@ template <typename Real>
 struct SparseWork {
   WorkingSet<Real> set;
   NewtonWork<Real> newton;
-  Buffer<Real> R, g, d, W;  // (n, C), (C, ld), (C), (C, ld)
+  Buffer<Real> R, g, W, pull;  // (C, lds), (C, ld) three times; pull = A'B
   Buffer<double> R64, g64;
   int64_t steps = 0, max_steps = 0;
+
+  // A'B where it is of use.
+  const Real* target(const Task<Real>& task) const {
+    return task.loss == kSquared ? pull.get() : nullptr;
+  }
 };
 
 // How many passes precede a Newton step; `cold` starts far away, where a Newton step is wasted.
@@ -46,31 +51,42 @@ inline void scatter_weights(const WorkingSet<Real>& ws, int64_t ld, Real* W) {
     for (int64_t c = 0; c < ws.C; ++c) W[c * ld + ws.index.get()[k]] = ws.W.get()[c * ws.ld + k];
 }
 
-// Relative gap of W over all features, R and g in the type `Sum`; g is left in `g`.
+// Relative gap of W over all features, given R = B - A W; g = A'R is left in `g`.
 template <typename Sum, typename Real>
-inline double full_gap(const Task<Real>& task, const Real* W, Sum* R, Sum* g) {
+inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum* g) {
   const int64_t C = task.C;
-  residual(task.A.get(), task.B.get(), W, task.n, task.ld, C, task.ld, R);
-  correlate(task.A.get(), R, task.n, task.ld, C, g, task.ld);
+  multiply_strided(R, C, 1, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
   double correlation = 0;
   for (int64_t c = 0; c < C; ++c)
     correlation += dot<double>(g + c * task.ld, W + c * task.ld, task.M);
   const GapParts parts{correlation, penalty_of(task.penalty, W, task.M, C, task.ld, 1.0)};
-  const auto loss_of = squared_divergence(sum_of_squares(R, task.n * C));
+  const auto loss_of = squared_divergence(sum_of_squares(R, C * task.lds));
   const double zero = 0.5 * task.target2;
   return duality_gap(task.penalty, parts, loss_of, g, task.M, C, task.ld, 1.0) / zero;
+}
+
+// R = B - Z W of the set, (C, lds).
+template <typename Sum, typename Real>
+inline void set_residual(const Task<Real>& task, const WorkingSet<Real>& ws, Sum* R) {
+  const int64_t lds = task.lds;
+  multiply_strided(ws.W.get(), ws.C, 1, ws.ld, ws.size, ws.Zt.get(), lds, lds, R, lds);
+  const Real* B = task.B.get();
+#pragma omp simd
+  for (int64_t i = 0; i < ws.C * lds; ++i) R[i] = static_cast<Sum>(B[i]) - R[i];
 }
 
 // The gap of the current weights; computed in `Real`, and once that meets `tol`, in double.
 template <typename Real>
 inline double refresh(const Task<Real>& task, double tol, SparseWork<Real>& work) {
-  const int64_t rows = task.n * task.C, columns = task.C * task.ld;
+  const int64_t rows = task.C * task.lds, columns = task.C * task.ld;
   Real *R = work.R.reserve(rows), *g = work.g.reserve(columns);
   scatter_weights(work.set, task.ld, work.W.get());
-  double gap = full_gap<Real>(task, work.W.get(), R, g);
+  set_residual(task, work.set, R);
+  double gap = full_gap(task, work.W.get(), R, g);
   if (sizeof(Real) == 8 || gap > tol) return gap;
   double *R64 = work.R64.reserve(rows), *g64 = work.g64.reserve(columns);
-  gap = full_gap<double>(task, work.W.get(), R64, g64);
+  set_residual(task, work.set, R64);
+  gap = full_gap(task, work.W.get(), R64, g64);
   for (int64_t i = 0; i < columns; ++i) g[i] = static_cast<Real>(g64[i]);
   return gap;
 }
@@ -104,7 +120,7 @@ inline void make_room(const Task<Real>& task, const Real* all_features, SparseWo
     for (int64_t c = 0; c < ws.C; ++c)
       ws.W.get()[c * ws.ld + k] = work.W.get()[c * task.ld + old.get()[k]];
   }
-  gram_from(ws, task, 0, all_features);
+  load_columns(ws, task, 0, work.target(task), all_features);
 }
 
 // Takes in every feature that g pulls from zero at the set's stage; false if there was none.
@@ -114,20 +130,17 @@ inline bool take_violators(const Task<Real>& task, const Real* all_features,
   WorkingSet<Real>& ws = work.set;
   const TaskPenalty<Real>& p = task.penalty;
   int64_t begin = ws.size;
-  for (int64_t j = 0; j < task.M; ++j) {
-    if (ws.member.get()[j]) continue;
-    const double pull =
-        thresholded(work.g.get() + j, task.C, task.ld, ws.scale, p.l1[j], p.nonneg).norm;
-    if (!(pull > ws.scale * p.group[j])) continue;
+  for_each_norm(p, work.g.get(), task.M, task.C, task.ld, ws.scale, [&](int64_t j, double pull) {
+    if (ws.member.get()[j] || !(pull > ws.scale * p.group[j])) return;
     if (ws.size == ws.ld) {
-      gram_from(ws, task, begin, all_features);
+      load_columns(ws, task, begin, work.target(task), all_features);
       make_room(task, all_features, work);
       begin = ws.size;
     }
     append(ws, task, j);
-  }
+  });
   const bool any = ws.size > begin;
-  gram_from(ws, task, begin, all_features);
+  load_columns(ws, task, begin, work.target(task), all_features);
   return any;
 }
 
@@ -142,7 +155,7 @@ inline void load_correlations(const Task<Real>& task, SparseWork<Real>& work) {
 template <typename Real>
 inline void passes(SparseWork<Real>& work, int64_t count) {
   for (int64_t i = 0; i < count && work.steps < work.max_steps; ++i, ++work.steps)
-    descend(work.set, work.d.get());
+    descend(work.set);
 }
 
 // Passes and Newton steps until the set's own gap meets `target` (or for one round, on the path).
@@ -166,6 +179,9 @@ inline void start_set(const Task<Real>& task, const Real* init, const Real* all_
                       SparseWork<Real>& work) {
   WorkingSet<Real>& ws = work.set;
   const bool all = works_on_all(task);
+  if (task.loss == kSquared)
+    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.ld, task.ld,
+             work.pull.reserve(task.C * task.ld), task.ld);
   reset(ws, task, all ? task.M : std::min<int64_t>(task.M, 512));
   for (int64_t j = 0; j < task.M; ++j) {
     bool live = false;
@@ -176,7 +192,7 @@ inline void start_set(const Task<Real>& task, const Real* init, const Real* all_
     for (int64_t c = 0; c < task.C && init; ++c)
       ws.W.get()[c * ws.ld + ws.size - 1] = init[j * task.C + c];
   }
-  gram_from(ws, task, 0, all_features);
+  load_columns(ws, task, 0, work.target(task), all_features);
 }
 
 // Solves the task to a relative gap of `tol`; W of shape (C, task.ld) ends in work.W. Returns the
@@ -186,7 +202,6 @@ inline double solve_sparse(const Task<Real>& task, const Real* init, double tol,
                            const Real* all_features, SparseWork<Real>& work) {
   const bool all = works_on_all(task);
   work.steps = 0, work.max_steps = max_steps;
-  work.d.reserve(task.C);
   work.W.reserve(task.C * task.ld);
   start_set(task, init, all_features, work);
   double gap = refresh(task, tol, work);

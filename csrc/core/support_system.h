@@ -5,18 +5,19 @@
 // outputs, stored (C, ld). Where the loss is not squared, another term takes the place of G.
 #pragma once
 
-#include "dense.h"
+#include "factor.h"
 
 SPARSEDIS_BEGIN
 
 template <typename Real>
 struct SupportSystem {
   int64_t S = 0, C = 0, ld = 0;
-  Buffer<int64_t> row;   // position of each support row in the caller's arrays
-  Buffer<Real> G, e, d;  // (S, ld), (S), (S)
-  Buffer<Real> unit;     // wh, (C, ld)
-  Buffer<char> live;     // (C, ld)
-  Buffer<Real> x, r, p, Hp, inverse, P, cap, y;
+  Buffer<int64_t> row;                 // position of each support row in the caller's arrays
+  Buffer<Real> G, e, d;                // (S, ld), (S), (S)
+  Buffer<Real> unit;                   // wh, (C, ld)
+  Buffer<Real> live;                   // 1 or 0, (C, ld)
+  Buffer<Real> x, r, p, Hp, z, scale;  // of conjugate gradients, (C, ld)
+  Buffer<Real> inverse, P, cap, y;
   bool all_live = true;  // every entry of every row
   bool curved = false;   // some d_j > 0
 
@@ -26,8 +27,7 @@ struct SupportSystem {
     // gram_columns writes whole tiles.
     G.reserve((S + Simd<Real>::kTile) * ld);
     for (Buffer<Real>* v : {&e, &d, &y}) v->reserve(ld);
-    for (Buffer<Real>* v : {&unit, &x, &r, &p, &Hp}) v->reserve(C * ld);
-    live.reserve(C * ld);
+    for (Buffer<Real>* v : {&unit, &live, &x, &r, &p, &Hp, &z, &scale}) v->reserve(C * ld);
   }
 };
 
@@ -66,9 +66,7 @@ inline Real along(const SupportSystem<Real>& s, const Real* V, int64_t j) {
 // K V for a symmetric K (S, ld) and V (C, ld).
 template <typename Real>
 inline void times(const SupportSystem<Real>& s, const Buffer<Real>& K, const Real* V, Real* out) {
-  for (int64_t c = 0; c < s.C; ++c)
-    for (int64_t j = 0; j < s.S; ++j)
-      out[c * s.ld + j] = dot<Real>(K.get() + j * s.ld, V + c * s.ld, s.S);
+  multiply(V, s.C, s.ld, s.S, K.get(), s.ld, s.ld, out, s.ld);
 }
 
 // The loss's part of H, for squares.
@@ -84,13 +82,19 @@ struct GramTerm {
 template <typename Real, typename Term>
 inline void apply(const SupportSystem<Real>& s, Term& term, const Real* V, Real* out) {
   term.apply(V, out);
-  for (int64_t j = 0; j < s.S; ++j) {
-    const Real radial = s.d.get()[j] * along(s, V, j);
-    for (int64_t c = 0; c < s.C; ++c) {
-      const int64_t i = c * s.ld + j;
-      out[i] += (s.e.get()[j] + s.d.get()[j]) * V[i] - radial * s.unit.get()[i];
-      if (!s.live.get()[i]) out[i] = 0;
-    }
+  const Real *e = s.e.get(), *d = s.d.get();
+  Real* radial = s.y.get();
+  std::fill_n(radial, s.S, Real(0));
+  for (int64_t c = 0; c < s.C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < s.S; ++j) radial[j] += s.unit.get()[c * s.ld + j] * V[c * s.ld + j];
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real *unit = s.unit.get() + c * s.ld, *live = s.live.get() + c * s.ld;
+    const Real* v = V + c * s.ld;
+    Real* row = out + c * s.ld;
+#pragma omp simd
+    for (int64_t j = 0; j < s.S; ++j)
+      row[j] = live[j] * (row[j] + (e[j] + d[j]) * v[j] - d[j] * radial[j] * unit[j]);
   }
 }
 
@@ -101,27 +105,35 @@ inline double inner(const SupportSystem<Real>& s, const Real* a, const Real* b) 
   return sum;
 }
 
-// p = r / diag(H)
+// scale = 1 / diag(H)
 template <typename Real, typename Term>
-inline void precondition(const SupportSystem<Real>& s, const Term& term, const Real* r, Real* p) {
+inline void load_preconditioner(SupportSystem<Real>& s, const Term& term) {
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < s.S; ++j) {
       const int64_t i = c * s.ld + j;
       const Real u = s.unit.get()[i];
       const Real diagonal = term.diagonal(c, j) + s.e.get()[j] + s.d.get()[j] * (1 - u * u);
-      p[i] = diagonal > 0 ? r[i] / diagonal : Real(0);
+      s.scale.get()[i] = diagonal > 0 ? 1 / diagonal : Real(0);
     }
+}
+
+// z = scale r
+template <typename Real>
+inline void precondition(SupportSystem<Real>& s) {
+  for (int64_t c = 0; c < s.C; ++c)
+#pragma omp simd
+    for (int64_t i = c * s.ld; i < c * s.ld + s.S; ++i)
+      s.z.get()[i] = s.scale.get()[i] * s.r.get()[i];
 }
 
 // Preconditioned conjugate gradients from 0 on the live entries: x, with r = rhs on entry. Stops at
 // ||residual|| <= eta ||rhs|| in the preconditioned norm.
 template <typename Real, typename Term>
 inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t max_steps) {
-  Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get();
-  Buffer<Real> preconditioned(s.C * s.ld);
-  Real* z = preconditioned.get();
+  Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get(), *z = s.z.get();
   std::fill_n(x, s.C * s.ld, Real(0));
-  precondition(s, term, r, z);
+  load_preconditioner(s, term);
+  precondition(s);
   std::copy_n(z, s.C * s.ld, p);
   double rz = inner(s, r, z);
   const double target = eta * eta * rz;
@@ -133,12 +145,13 @@ inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t
       axpy(static_cast<Real>(rz / curvature), p + c * s.ld, x + c * s.ld, s.S);
       axpy(static_cast<Real>(-rz / curvature), Hp + c * s.ld, r + c * s.ld, s.S);
     }
-    precondition(s, term, r, z);
+    precondition(s);
     const double next = inner(s, r, z), ratio = next / rz;
     rz = next;
     for (int64_t c = 0; c < s.C; ++c)
-      for (int64_t j = 0; j < s.S; ++j)
-        p[c * s.ld + j] = z[c * s.ld + j] + static_cast<Real>(ratio) * p[c * s.ld + j];
+#pragma omp simd
+      for (int64_t i = c * s.ld; i < c * s.ld + s.S; ++i)
+        p[i] = z[i] + static_cast<Real>(ratio) * p[i];
   }
 }
 
@@ -146,7 +159,7 @@ inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t
 template <typename Real>
 inline bool solve_by_output(SupportSystem<Real>& s) {
   Buffer<int64_t> kept(s.S);
-  Real* L = s.P.reserve(s.S * s.ld);
+  Real* U = s.P.reserve(s.S * s.ld);
   Real* rhs = s.y.get();
   int64_t factored = -1;  // outputs that share one factor: all of them when every entry is live
   for (int64_t c = 0; c < s.C; ++c) {
@@ -156,14 +169,14 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
     if (factored < 0 || !s.all_live) {
       for (int64_t a = 0; a < k; ++a) {
         const int64_t j = kept.get()[a];
-        for (int64_t b = 0; b < a; ++b) L[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
-        L[a * s.ld + a] = s.G.get()[j * s.ld + j] + s.e.get()[j];
+        for (int64_t b = a; b < k; ++b) U[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
+        U[a * s.ld + a] += s.e.get()[j];
       }
-      if (!cholesky(L, k, s.ld)) return false;
+      if (!cholesky(U, k, s.ld)) return false;
       factored = c;
     }
     for (int64_t a = 0; a < k; ++a) rhs[a] = s.r.get()[c * s.ld + kept.get()[a]];
-    cholesky_solve(L, k, s.ld, rhs);
+    cholesky_solve(U, k, s.ld, rhs);
     std::fill_n(s.x.get() + c * s.ld, s.ld, Real(0));
     for (int64_t a = 0; a < k; ++a) s.x.get()[c * s.ld + kept.get()[a]] = rhs[a];
   }
@@ -173,18 +186,33 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
 // inverse = P^-1 for P = G + diag(e + d), symmetric, through its Cholesky factor.
 template <typename Real>
 inline bool invert_rows(SupportSystem<Real>& s) {
-  Real *P = s.P.reserve(s.S * s.ld), *inverse = s.inverse.reserve(s.S * s.ld);
+  const int64_t room = (s.S + Simd<Real>::kTile) * s.ld;
+  Real *P = s.P.reserve(s.S * s.ld), *inverse = s.inverse.reserve(room);
   for (int64_t j = 0; j < s.S; ++j) {
-    std::copy_n(s.G.get() + j * s.ld, s.S, P + j * s.ld);
+    std::copy_n(s.G.get() + j * s.ld + j, s.S - j, P + j * s.ld + j);
     P[j * s.ld + j] += s.e.get()[j] + s.d.get()[j];
   }
   if (!cholesky(P, s.S, s.ld)) return false;
-  for (int64_t j = 0; j < s.S; ++j) {
-    std::fill_n(inverse + j * s.ld, s.ld, Real(0));
-    inverse[j * s.ld + j] = 1;
-    cholesky_solve(P, s.S, s.ld, inverse + j * s.ld);
-  }
+  invert(P, s.S, s.ld, s.cap.reserve(s.S * s.ld), inverse);
   return true;
+}
+
+// The matrix Cap of `solve_by_woodbury`, right of its diagonal. Without a group strength a row has
+// no rank-one term: its unknown stays 0.
+template <typename Real>
+inline void load_cap(const SupportSystem<Real>& s, Real* cap) {
+  const Real *unit = s.unit.get(), *d = s.d.get();
+  for (int64_t a = 0; a < s.S; ++a) {
+    Real* row = cap + a * s.ld;
+    const Real* inverse = s.inverse.get() + a * s.ld;
+    std::fill_n(row, s.ld, Real(0));
+    for (int64_t c = 0; c < s.C; ++c)
+      axpy(-unit[c * s.ld + a], unit + c * s.ld + a, row + a, s.S - a);
+#pragma omp simd
+    for (int64_t b = a; b < s.S; ++b) row[b] = d[b] > 0 ? row[b] * inverse[b] : Real(0);
+    if (!(d[a] > 0)) std::fill_n(row, s.ld, Real(0));
+    row[a] = d[a] > 0 ? row[a] + 1 / d[a] : Real(1);
+  }
 }
 
 // Direct solve where every entry is live. H = P (x) I - U D U' with P = G + diag(e + d) and
@@ -198,17 +226,8 @@ inline bool solve_by_woodbury(SupportSystem<Real>& s) {
   Real *x = s.x.get(), *y = s.y.get(), *cap = s.cap.reserve(S * ld), *work = s.Hp.get();
   const Real* unit = s.unit.get();
   times(s, s.inverse, s.r.get(), x);
-  for (int64_t a = 0; a < S; ++a) {
-    y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
-    for (int64_t b = 0; b <= a; ++b) {
-      Real cosine = 0;
-      for (int64_t c = 0; c < s.C; ++c) cosine += unit[c * ld + a] * unit[c * ld + b];
-      // Without a group strength the row has no rank-one term: its unknown stays 0.
-      const bool both = s.d.get()[a] > 0 && s.d.get()[b] > 0;
-      cap[a * ld + b] = both ? -s.inverse.get()[a * ld + b] * cosine : Real(0);
-    }
-    cap[a * ld + a] = s.d.get()[a] > 0 ? cap[a * ld + a] + 1 / s.d.get()[a] : Real(1);
-  }
+  for (int64_t a = 0; a < S; ++a) y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
+  load_cap(s, cap);
   if (!cholesky(cap, S, ld)) return false;
   cholesky_solve(cap, S, ld, y);
   for (int64_t c = 0; c < s.C; ++c)

@@ -29,9 +29,9 @@ struct TaskInput {
 // The arrays a task is solved on; `Compute` is double where a gradient is taken.
 template <typename Compute>
 struct Task {
-  int64_t n, M, C, ld;  // ld = padded(M)
+  int64_t n, M, C, ld, lds;  // ld = padded(M), lds: n in whole tiles of any type
   Loss loss;
-  Buffer<Compute> A, B, l1, group, ridge;
+  Buffer<Compute> A, B, l1, group, ridge;  // A (n, ld), B (C, lds)
   Buffer<double> zbar, ybar, p, floor;  // floor: what a feature's ridge takes of its squared norm
   double total_weight, target2;         // sum of s, ||B||^2
   TaskPenalty<Compute> penalty;
@@ -94,6 +94,19 @@ inline void centre(const Real* x, const double* p, const double* mean, int64_t n
   }
 }
 
+// The same of y (n, C), as rows of outputs.
+template <typename Real, typename Compute>
+inline void centre_targets(const TaskInput<Real>& in, Task<Compute>& task) {
+  Compute* B = task.B.reserve(in.C * task.lds);
+  std::fill_n(B, in.C * task.lds, Compute(0));
+  for (int64_t i = 0; i < in.n; ++i) {
+    const double root = std::sqrt(task.p.get()[i]);
+    for (int64_t c = 0; c < in.C; ++c)
+      B[c * task.lds + i] = static_cast<Compute>(
+          root * (static_cast<double>(in.y[i * in.C + c]) - task.ybar.get()[c]));
+  }
+}
+
 // Whether the loss takes every target that has a weight.
 template <typename Real>
 inline bool takes_all(const TaskInput<Real>& in) {
@@ -108,19 +121,19 @@ inline bool takes_all(const TaskInput<Real>& in) {
 template <typename Real, typename Compute>
 inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
   task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
+  task.lds = padded<float>(in.n);  // whole tiles of float are whole tiles of double
   task.loss = in.loss;
   double* zbar = task.zbar.reserve(in.M);
   double* ybar = task.ybar.reserve(in.C);
   Compute* A = task.A.reserve(in.n * task.ld);
-  Compute* B = task.B.reserve(in.n * in.C);
   if (!all_finite(in.z, in.n * in.M) || !all_finite(in.y, in.n * in.C)) return false;
   if (!normalise_weights(in, task) || !takes_all(in)) return false;
   const double* p = task.p.get();
   weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
   weighted_mean(in.y, p, in.n, in.C, in.fit_intercept && in.loss == kSquared, ybar);
   centre(in.z, p, zbar, in.n, in.M, task.ld, A);
-  centre(in.y, p, ybar, in.n, in.C, in.C, B);
-  task.target2 = sum_of_squares(B, in.n * in.C);
+  centre_targets(in, task);
+  task.target2 = sum_of_squares(task.B.get(), in.C * task.lds);
   return true;
 }
 

@@ -14,9 +14,10 @@ struct WorkingSet {
   double target2 = 0;  // ||B||^2
   double bend = 1;     // bound of the loss's second derivative: passes take bend * G as Hessian
   Buffer<int64_t> index;
-  Buffer<char> member;                // per feature of the task
-  Buffer<Real> Z, G, W, q, target_q;  // target_q = Z'B, q = Z'(B - Z W)
-  Buffer<Real> l1, group, ridge;
+  Buffer<char> member;                     // per feature of the task
+  Buffer<Real> Z, Zt, G, W, q, target_q;   // Zt (ld, lds); target_q = Z'B, q = Z'(B - Z W)
+  Buffer<Real> l1, group, ridge, inverse;  // inverse: of the curvature a pass takes
+  Buffer<Real> local, moves;               // of a pass: q of some features, what they moved by
   bool nonneg = false;
   bool held = true;  // the penalty holds rows at zero; else all rows are the support
 
@@ -31,82 +32,184 @@ inline void reset(WorkingSet<Real>& ws, const Task<Real>& task, int64_t capacity
   ws.index.reserve(ws.ld);
   std::fill_n(ws.member.reserve(task.M), task.M, char(0));
   std::fill_n(ws.Z.reserve(task.n * ws.ld), task.n * ws.ld, Real(0));
+  std::fill_n(ws.Zt.reserve(ws.ld * task.lds), ws.ld * task.lds, Real(0));
   ws.G.reserve(ws.ld * ws.ld);
   for (Buffer<Real>* rows : {&ws.W, &ws.q, &ws.target_q})
     std::fill_n(rows->reserve(ws.C * ws.ld), ws.C * ws.ld, Real(0));
-  for (Buffer<Real>* row : {&ws.l1, &ws.group, &ws.ridge}) row->reserve(ws.ld);
+  for (Buffer<Real>* row : {&ws.l1, &ws.group, &ws.ridge, &ws.inverse}) row->reserve(ws.ld);
 }
 
-// Takes feature j in. `gram_from` then computes the new rows of G.
+// Takes feature j in. `load_columns` then loads its column and rows of G.
 template <typename Real>
 inline void append(WorkingSet<Real>& ws, const Task<Real>& task, int64_t j) {
   const int64_t k = ws.size++;
   ws.index.get()[k] = j;
   ws.member.get()[j] = 1;
-  for (int64_t i = 0; i < task.n; ++i) ws.Z.get()[i * ws.ld + k] = task.A.get()[i * task.ld + j];
   ws.l1.get()[k] = task.penalty.l1[j];
   ws.group.get()[k] = task.penalty.group[j];
   ws.ridge.get()[k] = task.penalty.ridge[j];
-  for (int64_t c = 0; c < ws.C; ++c) {
-    Real sum = 0;
-    for (int64_t i = 0; i < task.n; ++i)
-      sum += ws.Z.get()[i * ws.ld + k] * task.B.get()[i * ws.C + c];
-    ws.target_q.get()[c * ws.ld + k] = sum;
-    ws.W.get()[c * ws.ld + k] = 0;
-  }
+  for (int64_t c = 0; c < ws.C; ++c) ws.W.get()[c * ws.ld + k] = 0;
 }
 
-// Rows [begin, size) of G: from the Gram matrix of all features where there is one, else from Z.
-// Only passes need them, and only a penalty with zeros needs passes.
+// Rows [begin, size) of G, from the Gram matrix of all features.
 template <typename Real>
-inline void gram_from(WorkingSet<Real>& ws, const Task<Real>& task, int64_t begin,
-                      const Real* all_features) {
-  if (!task.sparse) return;
-  if (all_features == nullptr) {
-    gram_columns(ws.Z.get(), task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
-    return;
-  }
+inline void copy_gram(WorkingSet<Real>& ws, int64_t ld, int64_t begin, const Real* all_features) {
   const int64_t* index = ws.index.get();
   for (int64_t a = begin; a < ws.size; ++a)
     for (int64_t b = 0; b <= a; ++b) {
-      const Real g = all_features[index[a] * task.ld + index[b]];
+      const Real g = all_features[index[a] * ld + index[b]];
       ws.G.get()[a * ws.ld + b] = ws.G.get()[b * ws.ld + a] = g;
     }
 }
 
-// Exact minimiser over row k of the set; false where it does not move. `d` receives the C changes.
+// What features [begin, size) need: columns of Z and their transpose, Z'B from `pull` = A'B (or
+// null, where the loss is not squared), rows of G. Only passes need G, and only a penalty with
+// zeros needs passes.
 template <typename Real>
-inline bool update_row(WorkingSet<Real>& ws, int64_t k, Real* d) {
-  const int64_t C = ws.C, ld = ws.ld;
-  Real *w = ws.W.get() + k, *q = ws.q.get() + k;
+inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t begin,
+                         const Real* pull, const Real* all_features) {
+  const int64_t* index = ws.index.get();
+  for (int64_t i = 0; i < task.n; ++i)
+    for (int64_t k = begin; k < ws.size; ++k)
+      ws.Z.get()[i * ws.ld + k] = ws.Zt.get()[k * task.lds + i] =
+          task.A.get()[i * task.ld + index[k]];
+  for (int64_t c = 0; c < ws.C && pull; ++c)
+    for (int64_t k = begin; k < ws.size; ++k)
+      ws.target_q.get()[c * ws.ld + k] = pull[c * task.ld + index[k]];
+  if (!task.sparse) return;
+  if (all_features != nullptr) {
+    copy_gram(ws, task.ld, begin, all_features);
+  } else {
+    gram_columns(ws.Z.get(), task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
+  }
+  for (int64_t k = begin; k < ws.size; ++k) {
+    const Real curvature =
+        static_cast<Real>(ws.bend) * ws.G.get()[k * ws.ld + k] + ws.ridge.get()[k];
+    ws.inverse.get()[k] = curvature > 0 ? 1 / curvature : Real(0);
+  }
+}
+
+// Exact minimiser over feature k of the set, whose q lies `stride` apart; false where it does not
+// move. `move` receives what it moves by, (C). `outputs` is C, or 0 where that is not known.
+template <int outputs, typename Real>
+inline bool update_row(WorkingSet<Real>& ws, int64_t k, const Real* q, int64_t stride, Real* move) {
+  const int64_t C = outputs > 0 ? outputs : ws.C, ld = ws.ld;
+  Real* w = ws.W.get() + k;
   const Real h = static_cast<Real>(ws.bend) * ws.G.get()[k * ld + k];
   const Real l1 = static_cast<Real>(ws.scale * ws.l1.get()[k]);
   const double group = ws.scale * ws.group.get()[k];
   double norm2 = 0;
   for (int64_t c = 0; c < C; ++c) {
-    d[c] = soft_threshold(h * w[c * ld] + q[c * ld], l1, ws.nonneg);
-    norm2 += static_cast<double>(d[c]) * d[c];
+    move[c] = soft_threshold(h * w[c * ld] + q[c * stride], l1, ws.nonneg);
+    norm2 += static_cast<double>(move[c]) * move[c];
   }
-  const double norm = std::sqrt(norm2), curvature = static_cast<double>(h) + ws.ridge.get()[k];
-  const double factor = norm > group && curvature > 0 ? (1 - group / norm) / curvature : 0.0;
+  const double norm = std::sqrt(norm2);
+  const Real kept = norm > group ? static_cast<Real>(1 - group / norm) : Real(0);
+  const Real factor = kept * ws.inverse.get()[k];
   bool moved = false;
   for (int64_t c = 0; c < C; ++c) {
-    const Real next = static_cast<Real>(factor * d[c]);
-    d[c] = next - w[c * ld];
+    const Real next = factor * move[c];
+    move[c] = next - w[c * ld];
     w[c * ld] = next;
-    moved |= d[c] != 0;
+    moved |= move[c] != 0;
   }
   return moved;
 }
 
-// One cyclic pass of block coordinate descent; q follows W.
+// The same for one output, where both thresholds are one and nothing has to be rooted.
 template <typename Real>
-inline void descend(WorkingSet<Real>& ws, Real* d) {
-  for (int64_t k = 0; k < ws.size; ++k) {
-    if (!update_row(ws, k, d)) continue;
-    for (int64_t c = 0; c < ws.C; ++c)
-      axpy(static_cast<Real>(-ws.bend) * d[c], ws.G.get() + k * ws.ld, ws.q.get() + c * ws.ld,
-           ws.size);
+inline bool update_entry(WorkingSet<Real>& ws, int64_t k, Real q, Real* move) {
+  Real& w = ws.W.get()[k];
+  const Real h = static_cast<Real>(ws.bend) * ws.G.get()[k * ws.ld + k];
+  const Real level = static_cast<Real>(ws.scale * (ws.l1.get()[k] + ws.group.get()[k]));
+  const Real next = soft_threshold(h * w + q, level, ws.nonneg) * ws.inverse.get()[k];
+  *move = next - w;
+  w = next;
+  return *move != 0;
+}
+
+// Which of `count` <= lanes features from k0 on would move first: their weights are not zero, or
+// not held there by q.
+template <typename Real>
+inline void find_pulled(const WorkingSet<Real>& ws, int64_t k0, int64_t count, bool* pulled) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  double norm2[lanes] = {};
+  bool live[lanes] = {};
+  for (int64_t c = 0; c < ws.C; ++c) {
+    const Real *w = ws.W.get() + c * ws.ld + k0, *q = ws.q.get() + c * ws.ld + k0;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const Real u =
+          soft_threshold(q[i], static_cast<Real>(ws.scale * ws.l1.get()[k0 + i]), ws.nonneg);
+      norm2[i] += static_cast<double>(u) * u;
+      live[i] |= w[i] != 0;
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const double group = ws.scale * ws.group.get()[k0 + i];
+    pulled[i] = live[i] || norm2[i] > group * group;
+  }
+}
+
+// q -= bend * moves G[rows] after `count` rows have moved; moves (c, m) is at m * step + c * row.
+template <typename Real>
+inline void follow(WorkingSet<Real>& ws, const int64_t* rows, int64_t count, const Real* moves,
+                   int64_t step, int64_t row) {
+  const int64_t ld = ws.ld;
+  for_each_rows(ws.C, [&](int64_t c, auto outputs) {
+    for (int64_t b = 0; b < ws.size; b += Simd<Real>::kTile) {
+      Tile<decltype(outputs)::value, Real> tile, moved;
+      moved.clear();
+      for (int64_t m = 0; m < count; ++m)
+        moved.add_product(moves + m * step + c * row, row, ws.G.get() + rows[m] * ld + b);
+      tile.load(ws.q.get() + c * ld + b, ld);
+      tile.add(static_cast<Real>(-ws.bend), moved);
+      tile.store(ws.q.get() + c * ld + b, ld);
+    }
+  });
+}
+
+// Features [k0, k0 + count) move one after another, on a copy of their q; then all of q follows.
+template <int outputs, typename Real>
+inline void descend_some(WorkingSet<Real>& ws, int64_t k0, int64_t count, const bool* pulled) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  const int64_t C = outputs > 0 ? outputs : ws.C;
+  const Real bend = static_cast<Real>(ws.bend);
+  Real *local = ws.local.get(), *moves = ws.moves.get();
+  int64_t rows[lanes], moved = 0;
+  for (int64_t c = 0; c < C; ++c)
+    std::copy_n(ws.q.get() + c * ws.ld + k0, lanes, local + c * lanes);
+  for (int64_t i = 0; i < count; ++i) {
+    Real* move = moves + moved * C;
+    if (!pulled[i] && moved == 0) continue;
+    if constexpr (outputs == 1) {
+      if (!update_entry(ws, k0 + i, local[i], move)) continue;
+    } else {
+      if (!update_row<outputs>(ws, k0 + i, local + i, lanes, move)) continue;
+    }
+    rows[moved++] = k0 + i;
+    const Real* G = ws.G.get() + (k0 + i) * ws.ld + k0;
+    for (int64_t c = 0; c < C; ++c) axpy(-bend * move[c], G, local + c * lanes, lanes);
+  }
+  if (moved > 0) follow(ws, rows, moved, moves, C, 1);
+}
+
+// One cyclic pass of block coordinate descent, some features at a time.
+template <typename Real>
+inline void descend(WorkingSet<Real>& ws) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  const auto some = ws.C == 1   ? descend_some<1, Real>
+                    : ws.C == 2 ? descend_some<2, Real>
+                    : ws.C == 3 ? descend_some<3, Real>
+                    : ws.C == 5 ? descend_some<5, Real>
+                                : descend_some<0, Real>;
+  ws.local.reserve(ws.C * lanes), ws.moves.reserve(ws.C * lanes);
+  for (int64_t k0 = 0; k0 < ws.size; k0 += lanes) {
+    const int64_t count = std::min(lanes, ws.size - k0);
+    bool pulled[lanes];
+    find_pulled(ws, k0, count, pulled);
+    if (std::any_of(pulled, pulled + count, [](bool any) { return any; }))
+      some(ws, k0, count, pulled);
   }
 }
 

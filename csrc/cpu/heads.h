@@ -161,7 +161,8 @@ void pull_at_zero(const TaskInput<Real>& in, ReportWork<Real>& work) {
   Task<Real>& task = work.task;
   double* g = work.g.reserve(task.C * task.ld);
   if (task.loss == kSquared) {
-    correlate(task.A.get(), task.B.get(), task.n, task.ld, task.C, g, task.ld);
+    multiply_strided(task.B.get(), task.C, 1, task.lds, task.n, task.A.get(), task.ld, task.ld, g,
+                     task.ld);
     return;
   }
   load_curved(in, task, work.curved);
@@ -192,8 +193,12 @@ template <typename Real>
 double gap_of(const TaskInput<Real>& in, const Real* W, ReportWork<Real>& work) {
   Task<Real>& task = work.task;
   double* g = work.g.reserve(task.C * task.ld);
-  if (task.loss == kSquared)
-    return task.target2 == 0 ? 0.0 : full_gap<double>(task, W, work.R.reserve(task.n * task.C), g);
+  if (task.loss == kSquared) {
+    if (task.target2 == 0) return 0;
+    double* R = work.R.reserve(task.C * task.lds);
+    residual(task.A.get(), task.B.get(), W, task.n, task.ld, task.C, task.ld, task.lds, R);
+    return full_gap(task, W, R, g);
+  }
   load_curved(in, task, work.curved);
   evaluate_zero(task, in.fit_intercept, work.curved, work.scores, work.system);
   if (work.curved.zero == 0) return 0;

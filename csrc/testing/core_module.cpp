@@ -19,9 +19,9 @@ void bind_pieces(py::module_& m) {
   });
   m.def("radial", radial_of);
   m.def("gram_columns", gram_columns_of);
-  m.def("gram_rows", gram_rows_of);
   m.def("cholesky", cholesky_of);
   m.def("cholesky_solve", cholesky_solve_of);
+  m.def("invert", invert_of);
   m.def("dual_norm", dual_norm_of);
   m.def("feature_dual_norm", feature_dual_norm_of);
   m.def("feature_conjugate", feature_conjugate_of);

@@ -60,30 +60,28 @@ inline Doubles gram_columns_of(const Doubles& Z, int64_t begin) {
   return unpad(G.get(), ld, M, M);
 }
 
-// The lower triangle of A A'; the upper one is NaN.
-inline Doubles gram_rows_of(const Doubles& A) {
-  const int64_t n = A.shape(0), ld = padded<double>(A.shape(1));
-  Buffer<double> rows(n * ld);
-  pad(A, ld, rows.get());
-  Doubles K = make<double>({n, n});
-  gram_rows(rows.get(), n, ld, K.mutable_data(), n);
-  return K;
-}
-
-// The factor, in the lower triangle; None where K is not positive definite.
+// The factor U with K = U'U; None where K is not positive definite.
 inline std::optional<Doubles> cholesky_of(const Doubles& K) {
   const int64_t n = K.shape(0), ld = padded<double>(n);
-  Buffer<double> L(n * ld);
-  pad(K, ld, L.get());
-  if (!cholesky(L.get(), n, ld)) return std::nullopt;
-  return unpad(L.get(), ld, n, n);
+  Buffer<double> U(n * ld);
+  pad(K, ld, U.get());
+  if (!cholesky(U.get(), n, ld)) return std::nullopt;
+  return unpad(U.get(), ld, n, n);
 }
 
-inline Doubles cholesky_solve_of(const Doubles& L, const Doubles& b) {
+inline Doubles cholesky_solve_of(const Doubles& U, const Doubles& b) {
   Doubles x({b.size()});
   std::copy_n(b.data(), b.size(), x.mutable_data());
-  cholesky_solve(L.data(), b.size(), b.size(), x.mutable_data());
+  cholesky_solve(U.data(), b.size(), b.size(), x.mutable_data());
   return x;
+}
+
+inline Doubles invert_of(const Doubles& U) {
+  const int64_t n = U.shape(0), ld = padded<double>(n);
+  Buffer<double> rows(n * ld), V(n * ld), inverse(ld * ld);
+  pad(U, ld, rows.get());
+  invert(rows.get(), n, ld, V.get(), inverse.get());
+  return unpad(inverse.get(), ld, n, n);
 }
 
 inline double dual_norm_of(const Doubles& g, double l1, double group, bool nonneg) {
@@ -169,14 +167,13 @@ struct Solve {
                                 false, kSquared},
               task);
     load_penalty(penalty<double>(levels), 0, task);
-    work.d.reserve(task.C);
     work.W.reserve(task.C * task.ld);
     start_set<double>(task, start.data(), nullptr, work);
     refresh(task, 0.0, work);
     load_correlations(task, work);
   }
 
-  void descend_once() { descend(work.set, work.d.get()); }
+  void descend_once() { descend(work.set); }
 
   bool newton(bool direct, double gap) {
     return newton_step(work.set, work.newton, NewtonRule{direct, gap});

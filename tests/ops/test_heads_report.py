@@ -78,6 +78,18 @@ def test_gap_at_zero_weights_is_one_for_a_vanishing_penalty():
     torch.testing.assert_close(gap, torch.ones(3, dtype=F64), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("levels", [{"l1": 0.05}, {"ridge": 0.1}, {"shared": 0.1}])
+def test_weights_that_break_the_bound_have_no_gap(levels, loss, backend):
+    samples = heads_problem(3, 9, 4, 2)
+    weight = torch.zeros(3, 4, 2, dtype=F64)
+    weight[1, 2, 0] = -1e-6
+    y = samples.y if loss == "squared" else (samples.y > 0).double()
+    penalty = sk.Penalty(**levels, nonneg=True)
+    gap = sk.duality_gap(samples.z, y, weight, penalty, loss=loss, backend=backend)
+    assert gap.isinf().tolist() == [bool("shared" in levels), True, bool("shared" in levels)]
+
+
 def test_bad_tasks_get_nan(backend):
     samples = heads_problem(3, 9, 4, 2)
     z = samples.z.clone()
