@@ -59,13 +59,25 @@ def fit_ridge(x: Tensor, y: Tensor) -> HeadsFit:
 def _leave_one_out_errors(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared leave-one-out residual of each strength and task, (40, T)."""
     n = x.shape[1]
-    centred, target = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    values, vectors = torch.linalg.eigh(centred @ centred.mT)  # (T, n), (T, n, n)
-    projected = vectors.mT @ target  # (T, n, 1)
+    target = y - y.mean(1, keepdim=True)
+    score, variance = _principal_scores(x - x.mean(1, keepdim=True))  # (T, n, r), (T, r)
+    projected = score.mT @ target  # (T, r, 1)
     errors = []
     for ridge in _RIDGES:
-        shrink = (values / (values + n * ridge))[..., None]
-        hat = vectors.square() @ shrink + 1 / n
-        residual = target - vectors @ (shrink * projected)
+        shrink = 1 / (variance + n * ridge)[..., None]
+        hat = score.square() @ shrink + 1 / n
+        residual = target - score @ (shrink * projected)
         errors.append((residual / (1 - hat)).square().mean((1, 2)))
     return torch.stack(errors)
+
+
+def _principal_scores(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthogonal scores (T, n, r) that span the inputs (T, n, M), and their squared norms (T, r).
+
+    From the smaller of the two Gram matrices, r = min(n, M).
+    """
+    if centred.shape[1] > centred.shape[2]:
+        variance, vectors = torch.linalg.eigh(centred.mT @ centred)
+        return centred @ vectors, variance
+    variance, vectors = torch.linalg.eigh(centred @ centred.mT)
+    return vectors * variance.clamp(min=0).sqrt()[:, None], variance

@@ -14,7 +14,6 @@ from sparsedis_kernels.evidence.disentanglement import EXPERIMENT
 from sparsedis_kernels.evidence.representation import Setting, measure
 from sparsedis_kernels.evidence.worlds import Encoder, Mixed, Scenes, draw_tasks
 
-SHARING = "sharing" in sk.Penalty.__dataclass_fields__
 STEPS = 500  # half of what the experiment takes
 SPARSE = Setting(penalty={"l1": 0.1}, steps=STEPS)
 RIDGE = Setting(penalty={"ridge": 1e-4}, hypergradient="implicit", steps=STEPS)
@@ -43,7 +42,6 @@ def test_sparse_heads_on_sparse_tasks_align_codes_with_factors() -> None:
     assert min(sparse["r2_ridge"], dense_tasks["r2_ridge"]) > 0.95
 
 
-@pytest.mark.skipif(not SHARING, reason="Penalty has no sharing")
 def test_sharing_prunes_duplicate_features() -> None:
     """Seeds 0 to 2 gave an exp(H) of 9.4 to 10.4, 6.1 to 6.5, and MUCH_RANGE."""
     none, little, much = (
@@ -153,9 +151,7 @@ def test_claims_are_about_settings_that_there_are() -> None:
     asked = {
         label for claim in EXPERIMENT.claims for check in claim.checks for label in check.labels
     }
-    assert {
-        label for label in asked - settings.keys() if SHARING or "sharing" not in label
-    } == set()
+    assert asked <= settings.keys()
     assert quick.keys() < settings.keys()
     settings = {label: str(setting) for label, setting in settings.items()}
     assert len(set(settings.values())) == len(settings)
