@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sparsedis_kernels import __version__
 from sparsedis_kernels.data import ClassTasks, cached, load
+from sparsedis_kernels.data.tasks import Split
 from sparsedis_kernels.nn import Hypergradient, SparseHeads
 from sparsedis_kernels.penalty import Penalty
 from sparsedis_kernels.training.backbone import Backbone
@@ -104,9 +105,8 @@ def measure(setting: Setting, seed: int) -> dict[str, Any]:
 def tune(setting: Setting, held_out: int) -> Tensor:
     """Mean validation accuracy of each strength where this domain is held out, (strengths,).
 
-    By the ridge probe, whatever the heads, in the domains of training and on examples kept out of
-    it, none of which is a test example. Kept by ``cached``, since all seeds that hold out the
-    domain share it.
+    By the ridge probe, whatever the heads, on validation tasks, which are of the domains of
+    training. Kept by ``cached``, since all seeds that hold out the domain share it.
     """
     key = ("shift", __version__, str(setting), f"held out: {held_out}, from seed {TUNING_SEED}")
     return cached(
@@ -116,11 +116,11 @@ def tune(setting: Setting, held_out: int) -> Tensor:
 
 def _validate(setting: Setting, strength: float, held_out: int) -> Tensor:
     shots, accuracies = setting.data.shots, []
-    source = _sources_of(setting.data, held_out).train.for_tuning()
+    source = _sources_of(setting.data, held_out).train
     first = TUNING_SEED + held_out * setting.data.tunings
     for seed in range(first, first + setting.data.tunings):
         backbone = train(source, setting, strength, seed)
-        probed = _probe(backbone, source, (shots,), seed, probes=("ridge",))
+        probed = _probe(backbone, source, (shots,), seed, split="validation", probes=("ridge",))
         accuracies.append(probed["ridge"][shots].score.mean())
     return torch.stack(accuracies).mean()
 
@@ -195,12 +195,13 @@ def _probe(
     shots: Sequence[int],
     seed: int,
     *,
+    split: Split = "test",
     held_out: bool = False,
     probes: Sequence[str] = tuple(PROBES),
 ) -> dict[str, dict[int, Evaluation]]:
-    """Each probe on frozen features of the same test tasks, by samples of a class."""
+    """Each probe on frozen features of the same tasks, by samples of a class."""
     size, generator = max(shots) * source.n_outputs, _generator(seed, 1 + held_out)
-    options: dict[str, Any] = {"split": "test", "held_out": held_out}
+    options: dict[str, Any] = {"split": split, "held_out": held_out}
     episodes = []
     with evaluation_mode(backbone):
         for _ in range(_BATCHES):
