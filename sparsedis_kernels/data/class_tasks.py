@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from sparsedis_kernels.data.labelled import Labelled, by_group
 from sparsedis_kernels.data.tasks import Kind, Split, Tasks, draw_domains, eligible_domains
 
-_TRAIN_SHARE = 0.8
-_TUNING_SHARE = 0.75  # leaves as many to judge by as the test examples are
+_REST_SHARE = 0.8  # what is not for test
+_TRAIN_SHARE = 0.75  # of the rest, so that validation has as many examples as test
 _WAYS = 5
 
 
@@ -28,9 +27,9 @@ class ClassTasks:
     as support and query. A domain in which fewer than ``ways`` classes have enough examples gives
     no tasks.
 
-    Train and test examples are apart. A domain keeps the data set's own test split. One that has no
-    test examples is all test if it is held out, and else split by class, 80 % and 20 %, always the
-    same.
+    The examples of the three splits are apart. A domain keeps the data set's own test split. One
+    that has no test examples is all test if it is held out, and else a fifth of each class is for
+    test. Of the rest a quarter of each class is for validation; both choices are always the same.
 
     Args:
         data: examples whose ``inputs`` are a tensor (N, *input_shape): float32, sampled as it is,
@@ -38,8 +37,8 @@ class ClassTasks:
         ways: number of classes C of a task, default 5, or all there are to choose from.
         held_out: the domain training never sees, an index or a name, default the last one; None
             holds out none.
-        test_classes: names of classes that no training task has, and no test task mixes with
-            others, default none: then training and test tasks draw from the same classes.
+        test_classes: names of classes that no training or validation task has, and no test task
+            mixes with others, default none: then all tasks draw from the same classes.
 
     Raises:
         ValueError: ``ways``, ``held_out`` or ``test_classes`` is not among what there is.
@@ -123,22 +122,6 @@ class ClassTasks:
         number = torch.randint(2**40, (n,), generator=generator) % size
         return self._examples(self._pools["train"][domain, label, number]), label
 
-    def for_tuning(self) -> ClassTasks:
-        """The same source without its test examples, to choose settings by.
-
-        A fixed quarter of each class's training examples in each domain is for test instead, of
-        the classes that training tasks may have; images that domains share stay apart.
-        """
-        train = self._pools["train"]
-        allowed = (self._sizes["train"] > 0).any(0)
-        size = (train >= 0).sum(2, keepdim=True)
-        later = torch.arange(train.shape[2]) >= (_TUNING_SHARE * size).round()
-        parts = train.masked_fill(later, -1), train.masked_fill(~later, -1)
-        source = copy(self)
-        source._pools = {"train": parts[0], "test": parts[1]}
-        source._sizes = _sizes(source._pools, {"train": allowed, "test": allowed})
-        return source
-
     def _examples(self, index: Tensor) -> Tensor:
         x = self._inputs[index]
         return x / 255 if x.dtype == torch.uint8 else x
@@ -165,21 +148,24 @@ def stratified_test(labels: Tensor) -> Tensor:
     """
     test = torch.zeros(len(labels), dtype=torch.bool)
     for members in by_group(labels):
-        test[members[round(_TRAIN_SHARE * len(members)) :]] = True
+        test[members[round(_REST_SHARE * len(members)) :]] = True
     return test
 
 
 def _pools(data: Labelled, held_out: int | None) -> dict[Split, Tensor]:
     """Each split's examples by domain and class, (D, K, P) int64, short rows padded with -1."""
     n_domains, n_classes = len(data.domain_names), len(data.classes)
-    rows: dict[Split, list[Tensor]] = {"train": [], "test": []}
+    rows: dict[Split, list[Tensor]] = {"train": [], "validation": [], "test": []}
     for domain in range(n_domains):
         where = (data.domains == domain).nonzero().squeeze(1)
         labels, test = data.labels[where], data.test[where]
         if not test.any():
             test = torch.ones_like(test) if domain == held_out else stratified_test(labels)
         for members in by_group(labels, n_classes):
-            rows["train"].append(where[members[~test[members]]])
+            rest = members[~test[members]]
+            n_train = round(_TRAIN_SHARE * len(rest))
+            rows["train"].append(where[rest[:n_train]])
+            rows["validation"].append(where[rest[n_train:]])
             rows["test"].append(where[members[test[members]]])
     padded = {split: pad_sequence(r, True, padding_value=-1) for split, r in rows.items()}
     return {split: pool.view(n_domains, n_classes, -1) for split, pool in padded.items()}
@@ -211,7 +197,8 @@ def _allowed_classes(
             f"{caller}: test_classes names {unknown[0]!r}, but there is {', '.join(classes)}"
         )
     reserved = torch.tensor([name in test_classes for name in classes])
-    return {"train": ~reserved, "test": reserved if test_classes else ~reserved}
+    test = reserved if test_classes else ~reserved
+    return {"train": ~reserved, "validation": ~reserved, "test": test}
 
 
 def _check_ways(caller: str, ways: int | None, allowed: dict[Split, Tensor]) -> int:

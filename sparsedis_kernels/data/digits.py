@@ -25,8 +25,8 @@ _AGREEMENTS = (0.95, 0.90, 0.85, 0.80, 0.75, 1 / N_HUES)
 class DigitTasks(ClassTasks):
     """Few-way digit classification, one domain a task; a ``TaskSource``.
 
-    The domains show the same images, and the train and test splits hold different ones: a fixed
-    stratified split, 80 % and 20 %, the same in every domain.
+    The domains show the same images, and the splits hold different ones: a fixed stratified split,
+    60 % for training, 20 % for validation and 20 % for test, the same in every domain.
 
     Args:
         name: name of the source.

@@ -41,8 +41,7 @@ class ShapeTasks:
     The scenes are a stand-in for 3DShapes, not 3DShapes (see ``render``). A task draws a non-empty
     subset of the six factors and a N(0, 1) weight for each, and its target is the weighted sum of
     the standardised factors plus noise of a tenth of its norm, scaled to unit power over the task.
-    The splits "train" and "test" are independent draws from the same law, and no domain is held
-    out.
+    The splits are independent draws from the same law, and no domain is held out.
 
     Args:
         size: image height and width in pixels, 32 (default) or 64.

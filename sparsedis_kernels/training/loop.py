@@ -35,8 +35,8 @@ class Run:
 
     Attributes:
         history: "loss" and "score" on the query and usage numbers, for each step.
-        validation: the mean score at each validation, always on the same tasks: new ones, but from
-            training images, since test images are not looked at before the evaluation.
+        validation: the mean score at each validation, always on the same tasks, of examples that
+            neither training nor test tasks have.
         seconds: time spent training, validations included.
 
     Raises:
@@ -107,7 +107,8 @@ class Run:
             raise ValueError(f"Run: shots must be at least 1, got {min(shots)}")
         support = self.recipe.support
         largest = max([support, *(k * self.source.n_outputs for k in shots)])
-        next(self._episodes("validation", 1, support))
+        for stream in ("train", "validation"):
+            next(self._episodes(stream, 1, support))
         for stream in self.test_streams.values():
             next(self._episodes(stream, 1, largest))
 
@@ -151,8 +152,8 @@ class Run:
 
     def _episodes(self, stream: str, n_tasks: int, support: int) -> Iterator[Episode]:
         sizes, generator = (support, self.recipe.query), self._generator(stream)
-        split = "train" if stream == "validation" else "test"
-        options = {"split": split, "held_out": stream == "held-out"}
+        held_out = stream == "held-out"
+        options = {"split": "test" if held_out else stream, "held_out": held_out}
         for first in range(0, n_tasks, _BATCH):
             count = min(_BATCH, n_tasks - first)
             yield sample_episode(self.source, count, sizes, generator, **options)

@@ -1,13 +1,16 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.data import ClassTasks, DigitTasks, Labelled, Tasks
+from sparsedis_kernels.data import ClassTasks, Labelled, Tasks
 from sparsedis_kernels.data.labelled import by_group, limited
+from sparsedis_kernels.data.tasks import Split
 
 CLASSES, DOMAINS = ("ant", "bee", "cow", "dog"), ("air", "sea", "land")
+SPLITS: tuple[Split, ...] = get_args(Split)
 # Examples of each class in each domain; the data set's own test split takes every third in "sea".
 COUNTS = ((20, 20, 20, 20), (30, 30, 0, 6), (40, 5, 40, 40))
 
@@ -33,8 +36,8 @@ def decode(tasks: Tasks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def drawn(source: ClassTasks, n_samples: int, **options: object) -> set[tuple[int, int, int]]:
-    """Every example that 300 tasks hold."""
-    tasks = source.sample(300, n_samples, seeded(), **options)  # type: ignore[arg-type]
+    """Every example that 3,000 tasks hold."""
+    tasks = source.sample(3000, n_samples, seeded(), **options)  # type: ignore[arg-type]
     return {tuple(row) for row in tasks.x.long().flatten(0, 1).tolist()}
 
 
@@ -56,8 +59,10 @@ def test_a_task_is_a_domain_and_as_many_classes_as_asked() -> None:
 @pytest.mark.parametrize(
     ("n_samples", "split", "expected"),
     [
-        (8, "train", {(0, k) for k in range(4)} | {(1, k) for k in (0, 1, 3)}),
-        (12, "train", {(0, k) for k in range(4)} | {(1, 0), (1, 1)}),  # sea has 4 dogs to train on
+        (6, "train", {(0, k) for k in range(4)} | {(1, k) for k in (0, 1, 3)}),
+        (8, "train", {(0, k) for k in range(4)} | {(1, 0), (1, 1)}),  # sea has 3 dogs to train on
+        (2, "validation", {(0, k) for k in range(4)} | {(1, k) for k in (0, 1, 3)}),
+        (8, "validation", {(0, k) for k in range(4)} | {(1, 0), (1, 1)}),
         (4, "test", {(0, k) for k in range(4)} | {(1, k) for k in (0, 1, 3)}),
         (10, "test", {(1, 0), (1, 1)}),  # air has 4 test examples of a class
     ],
@@ -71,13 +76,29 @@ def test_only_classes_with_enough_examples_in_the_domain_are_drawn(
 
 def test_own_test_split_is_kept_and_else_a_fifth_of_each_class_is_set_apart() -> None:
     source = ClassTasks(toy(), ways=2, held_out=None)
-    train, test = (drawn(source, 8, split=split) for split in ("train", "test"))
-    assert not train & test
-    sea = {row for row in train | test if row[0] == 1}
+    train, validation, test = (drawn(source, 2, split=split) for split in SPLITS)
+    sea = {row for row in train | validation | test if row[0] == 1}
     assert {row for row in sea if row[2] % 3 == 0} == {row for row in test if row[0] == 1}
     for label in range(4):
-        sizes = [sum(row[:2] == (0, label) for row in rows) for rows in (train, test)]
+        sizes = [sum(row[:2] == (0, label) for row in rows) for rows in (train | validation, test)]
         assert sizes == [16, 4]
+
+
+def test_a_quarter_of_what_is_not_for_test_is_for_validation() -> None:
+    source = ClassTasks(toy(), ways=2, held_out=None)
+    parts = [drawn(source, 2, split=split) for split in SPLITS]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == sum(map(sum, COUNTS))
+    sizes = {(0, 0): [12, 4, 4], (1, 0): [15, 5, 10], (1, 3): [3, 1, 2], (2, 1): [3, 1, 1]}
+    for cell, expected in sizes.items():
+        assert [sum(row[:2] == cell for row in part) for part in parts] == expected
+
+
+def test_validation_tasks_are_like_those_of_training() -> None:
+    source = ClassTasks(toy(), ways=2, held_out="land", test_classes=("cow", "dog"))
+    validation = drawn(source, 2, split="validation")
+    assert {row[:2] for row in validation} == {(d, k) for d in (0, 1) for k in (0, 1)}
+    with pytest.raises(ValueError, match="held_out=True needs split='test', got split='valid"):
+        source.sample(1, 2, seeded(), split="validation", held_out=True)
 
 
 def test_a_held_out_domain_without_test_examples_is_all_test() -> None:
@@ -147,7 +168,7 @@ def test_the_only_domain_cannot_be_held_out() -> None:
 def test_too_few_examples_say_how_many_there_are() -> None:
     source = ClassTasks(toy(), ways=3)
     message = (
-        "n_samples=60 needs 20 examples of each of 3 classes in a domain, split 'train' has 16"
+        "n_samples=60 needs 20 examples of each of 3 classes in a domain, split 'train' has 12"
     )
     with pytest.raises(ValueError, match=message):
         source.sample(1, 60, seeded())
@@ -202,26 +223,3 @@ def test_examples_for_joint_training_are_training_examples_of_seen_domains() -> 
     assert {tuple(row) for row in x.long().tolist()} == drawn(source, 8)
     pairs = (2 * x[:, 0] + x[:, 1]).long().bincount()  # of two domains and two classes
     assert torch.allclose(pairs / 4000, torch.full((4,), 0.25), atol=0.03)
-
-
-def test_tuning_parts_the_training_examples_in_four() -> None:
-    source = ClassTasks(toy(), ways=2, test_classes=("cow", "dog"))
-    tuning = source.for_tuning()
-    fitted, judged = drawn(tuning, 4), drawn(tuning, 4, split="test")
-    assert not fitted & judged
-    assert fitted | judged == drawn(source, 4)
-    for domain, label in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        parts = [sum(e[:2] == (domain, label) for e in part) for part in (fitted, judged)]
-        assert parts == ([12, 4] if domain == 0 else [15, 5])
-    assert {label for _, label, _ in drawn(source, 4, split="test")} == {2, 3}  # as it was
-
-
-def test_tuning_keeps_an_image_on_one_side_in_all_domains() -> None:
-    images = torch.arange(200).byte().view(1, 200, 1).repeat(3, 1, 1)
-    tuning = DigitTasks("toy", images, torch.arange(200) % 5, ("a", "b", "c")).for_tuning()
-    parts = [
-        set((255 * tuning.sample(300, 10, seeded(), split=split).x).round().flatten().tolist())
-        for split in ("train", "test")
-    ]
-    assert [len(part) for part in parts] == [120, 40]
-    assert not parts[0] & parts[1]

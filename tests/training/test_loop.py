@@ -41,11 +41,13 @@ def state_of(run: Run) -> list[torch.Tensor]:
 def texts(test_classes: tuple[str, ...] = ()) -> ClassTasks:
     """Vectors of unit length about a centre for each of six classes, moved in the last domain."""
     g = torch.Generator().manual_seed(0)
-    label, domain = torch.arange(600) % 6, torch.arange(600) // 200
-    x = torch.randn(6, 30, generator=g)[label] + 2 * torch.randn(600, 30, generator=g)
+    label, domain = torch.arange(1500) % 6, torch.arange(1500) // 500
+    x = torch.randn(6, 30, generator=g)[label] + 2 * torch.randn(1500, 30, generator=g)
     x = torch.nn.functional.normalize(x + (domain == 2)[:, None] * torch.randn(30, generator=g))
     return ClassTasks(
-        Labelled("texts", x, label, domain, torch.zeros(600).bool(), tuple("abcdef"), tuple("xyz")),
+        Labelled(
+            "texts", x, label, domain, torch.zeros(1500).bool(), tuple("abcdef"), tuple("xyz")
+        ),
         ways=3,
         test_classes=test_classes,
     )
@@ -109,7 +111,7 @@ def test_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
     [
         ({"support": 1000}, (1,), "split 'train' has"),
         ({}, (1, 40), "n_samples=220 needs 44 examples of each of 5 classes .* split 'test' has"),
-        ({"query": 200}, (), "n_samples=220 needs 44 examples .* split 'test' has"),
+        ({"query": 200}, (), "n_samples=220 needs 44 examples .* split 'validation' has"),
         ({}, (0, 1), "Run: shots must be at least 1, got 0"),
     ],
 )
@@ -164,6 +166,17 @@ def test_streams_of_tasks_are_apart() -> None:
     streams.append(run.source.sample(4, 40, run.generator).x)
     for a, b in itertools.combinations(streams, 2):
         assert not torch.equal(a, b)
+
+
+def test_validation_is_on_examples_that_neither_training_nor_test_has() -> None:
+    run = Run(load("digits"), HEADS["dense"], RECIPE)
+
+    def images(x: torch.Tensor) -> set[bytes]:
+        return {image.numpy().tobytes() for image in x.flatten(0, 1)}
+
+    validation = images(next(run._episodes("validation", 20, 20)).x)
+    assert not validation & images(run.source.sample(200, 100, run.generator).x)
+    assert not validation & images(next(run._episodes("test", 20, 20)).x)
 
 
 @pytest.mark.parametrize(("scores", "steps"), [([0.5, 0.6, 0.6, 0.1, 0.9], 4), ([0.5] * 9, 3)])
