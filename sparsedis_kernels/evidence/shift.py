@@ -41,7 +41,7 @@ _ARMS: dict[str, dict[str, Any]] = {
 _ON_IMAGES = {"ridge": (0.1, 1.0, 10.0), "sparse": (0.1, 0.2, 0.4), "softmax": (0.5, 1.0, 2.0)}
 # Wider, since there a step takes milliseconds.
 _ON_TEXTS = {
-    "ridge": (0.001, 0.01, 0.1, 1.0, 10.0),
+    "ridge": (0.01, 0.1, 1.0, 10.0, 100.0),
     "sparse": (0.1, 0.2, 0.4, 0.6, 0.8),
     "softmax": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
 }
