@@ -100,13 +100,21 @@ class Run:
         """Draw a task of every kind to come, so that what cannot be drawn is said before training.
 
         Raises:
-            ValueError: the source has too few examples of a class, or a number of shots is not
-                positive.
+            ValueError: the source has too few examples of a class, a number of shots is not
+                positive, the support of a multinomial loss would lack classes, whose query loss is
+                infinite, or the query of regression has one sample, which has no R^2.
         """
         if min(shots, default=1) < 1:
             raise ValueError(f"Run: shots must be at least 1, got {min(shots)}")
-        support = self.recipe.support
-        largest = max([support, *(k * self.source.n_outputs for k in shots)])
+        support, query, ways = self.recipe.support, self.recipe.query, self.source.n_outputs
+        if self.heads.loss == "multinomial" and support < ways:
+            raise ValueError(
+                f"Run: support={support} has no sample of some of the ways={ways} classes, which "
+                "loss='multinomial' needs"
+            )
+        if self.source.kind == "regression" and query < 2:
+            raise ValueError(f"Run: query={query}, but R^2 of regression needs 2 samples at least")
+        largest = max([support, *(k * ways for k in shots)])
         next(self._episodes("validation", 1, support))
         for stream in self.test_streams.values():
             next(self._episodes(stream, 1, largest))
