@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 
 
 class FeatureUsage(NamedTuple):
@@ -71,7 +71,7 @@ class _FeatureUsage(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[None, Tensor]:
         (w,) = ctx.saved_tensors
-        return None, raw(ctx.ns, "feature_usage_backward")(grad, w)
+        return None, raw_backward(ctx.ns, "feature_usage", grad, w)
 
 
 def feature_usage(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 from sparsedis_kernels.ops._samples import (
     PENALTY_SCHEMA,
     SAMPLES_SCHEMA,
@@ -143,9 +143,9 @@ class _FitHeads(torch.autograd.Function):
         weight, z, y, offsets, sample_weight, *penalty = ctx.saved_tensors
         needs_z, needs_y, _, needs_weight, _, *rest = ctx.needs_input_grad[1:10]
         needs = [needs_z, needs_y, needs_weight, *rest]
-        grads = raw(ctx.ns, "fit_heads_backward")(
-            grad_weight, grad_bias, weight, z, y, offsets, sample_weight, ctx.loss, *penalty,
-            *ctx.numbers, needs,
+        grads = raw_backward(
+            ctx.ns, "fit_heads", grad_weight, grad_bias, weight, z, y, offsets, sample_weight,
+            ctx.loss, *penalty, *ctx.numbers, needs,
         )  # fmt: skip
         grad_z, grad_y, grad_s, *others = arrays.wanted(grads, needs)
         return None, grad_z, grad_y, None, grad_s, None, *others, *6 * [None]
