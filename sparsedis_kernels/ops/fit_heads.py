@@ -211,8 +211,8 @@ def fit_heads(
         sample_weight: weights >= 0 of y's rows: (T, n), (N,), or for one design also (n,).
             Default: all equal.
         fit_intercept: fit an unpenalised bias per output. Default True.
-        init: warm start (T, M, C), such as the weights of the previous training step. Not
-            differentiated. Default None.
+        init: warm start (T, M, C), such as the weights of the previous training step; with
+            `penalty.nonneg` what is below 0 starts at 0. Not differentiated. Default None.
         n_classes: C for class indices. Default: the largest index plus one, which waits for y.
         tol: relative duality gap at which a task stops. Default 1e-4 for squares, else 5e-3, which
             is an error of the objective near 1e-4.
@@ -244,7 +244,7 @@ def fit_heads(
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
     ns = samples.namespace("fit_heads", backend)
     strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
-    options = (_warm_start(samples, init), tol, max_iter)
+    options = (_warm_start(samples, init, penalty.nonneg), tol, max_iter)
     if penalty.shares:
         sharing = torch.as_tensor(penalty.sharing, dtype=samples.z.dtype, device=samples.z.device)
         solution = fit_sharing(ns, *samples.args, *strengths, sharing, *options)
@@ -255,8 +255,9 @@ def fit_heads(
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
 
 
-def _warm_start(s: Samples, init: Tensor | None) -> Tensor | None:
+def _warm_start(s: Samples, init: Tensor | None, nonneg: bool) -> Tensor | None:
     if init is None:
         return None
     _check.same_shape("fit_heads", "init", init, "(T, M, C)", (s.T, s.M, s.C))
-    return init.detach().to(s.z.dtype)
+    init = init.detach().to(s.z.dtype)
+    return init.clamp_min(0) if nonneg else init  # where the penalty is finite

@@ -415,6 +415,22 @@ def test_warm_start_takes_a_fraction_of_the_work():
     assert torch.equal(stay.weight, cold.weight)
 
 
+@pytest.mark.parametrize("loss", ["squared", "multinomial"])
+@pytest.mark.parametrize("level", ["l1", "group", "shared"])
+def test_a_warm_start_below_zero_is_no_start_for_nonneg(backend, level, loss):
+    samples = heads_problem(3, 12, 6, 2)
+    y = samples.y if loss == "squared" else samples.y.softmax(2)
+    for strength in (0.05, 50.0):
+        penalty = sk.Penalty(**{level: strength}, nonneg=True)
+        options = {"loss": loss, "backend": backend, "tol": 1e-9, "max_iter": 10**5}
+        init = torch.full((3, 6, 2), -1.0, dtype=F64)
+        warm = sk.fit_heads(samples.z, y, penalty, init=init, **options)
+        cold = sk.fit_heads(samples.z, y, penalty, **options)
+        assert (warm.weight >= 0).all()
+        torch.testing.assert_close(warm.weight, cold.weight, rtol=1e-3, atol=1e-4)
+        assert bool((warm.weight == 0).all()) == (strength == 50)
+
+
 def test_not_converged_is_flagged_and_warned_once_with_the_count(backend):
     samples = heads_problem(5, 20, 40, 3, correlation=0.9)
     penalty = scaled_penalty(samples, HEAD_PENALTIES["group"], 0.01)
