@@ -98,7 +98,7 @@ def feature_usage(
     Raises:
         ValueError: `weight` is not (T, M, C), or `floor` < 0.
         TypeError: `weight` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check.axes("feature_usage", "weight", weight, "(T, M, C)", 3)
     _check.floating("feature_usage", "weight", weight)

@@ -122,7 +122,7 @@ def prox_mcp(
     Raises:
         ValueError: a shape does not fit, or floats with gamma <= step.
         TypeError: `v` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check_above("prox_mcp", "gamma", gamma, "step", step, 0.0)
     return _radial("prox_mcp", v, strength, step, gamma, _MCP, backend)

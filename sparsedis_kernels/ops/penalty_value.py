@@ -71,7 +71,7 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
     Raises:
         ValueError: `weight` is not (T, M, C), or a strength does not fit it.
         TypeError: `weight` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check.axes("penalty_value", "weight", weight, "(T, M, C)", 3)
     _check.floating("penalty_value", "weight", weight)

@@ -106,7 +106,7 @@ def prox(
     Raises:
         ValueError: `v` is not (T, M, C), `metric` or a strength does not fit it, or step < 0.
         TypeError: `v` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     ns, *args = _arguments("prox", v, penalty, step, metric, backend)
     return _Prox.apply(ns, *args).to(v.dtype)
