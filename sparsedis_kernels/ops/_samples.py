@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.reference.losses import LOSSES
+from sparsedis_kernels.reference.losses import LOSSES, ROUNDING
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,16 @@ def read_samples(
     index = loss_index(op, loss)
     if z.is_nested:
         z, y, offsets, sample_weight = _from_nested(op, z, y, offsets, sample_weight)
-    if LOSSES[index].name == "multinomial" and not y.is_floating_point():
-        y = _one_hot(op, y, n_classes).to(z.dtype)
+    soft = LOSSES[index].name == "multinomial" and y.is_floating_point()
+    if LOSSES[index].name == "multinomial" and not soft:
+        dim, rows = (2, "(T, n)") if offsets is None else (1, "(N,)")
+        _check.axes(op, "y", y, f"{rows}, since its integers are class indices", dim)
+        y = _one_hot(y, n_classes).to(z.dtype)
     for name, value in (("z", z), ("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             _check.floating(op, name, value)
     dtype, z = z.dtype, arrays.widened(z)
-    y = y.to(z.dtype)
+    y = _distributions(y.to(z.dtype)) if soft else y.to(z.dtype)
     weight = None if sample_weight is None else sample_weight.to(z.dtype)
     if offsets is not None:
         T = _check_ragged(op, z, y, offsets, weight)
@@ -91,12 +94,21 @@ def read_samples(
     return Samples(z, y, offsets, weight, index, T, z.shape[-1], y.shape[-1], dtype)
 
 
-def _one_hot(op: str, y: Tensor, n_classes: int | None) -> Tensor:
+def _one_hot(y: Tensor, n_classes: int | None) -> Tensor:
     if n_classes is None:
         n_classes = int(y.max()) + 1 if y.numel() else 0
     classes = torch.arange(n_classes, device=y.device)
     # An index that is no class leaves a row of zeros, which is no distribution: a bad task.
     return y.unsqueeze(-1) == classes
+
+
+def _distributions(y: Tensor) -> Tensor:
+    """The rows whose sum is 1 up to rounding divided by it, the others as they are.
+
+    A sum that is off by rounding leaves the dual point infeasible, and the gap open.
+    """
+    total = y.sum(-1, keepdim=True)
+    return y / torch.where((total - 1).abs() < ROUNDING, total, 1)
 
 
 def _from_nested(

@@ -204,7 +204,8 @@ def fit_heads(
         z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
             or a jagged nested tensor. Floating; half precision is computed in float32.
         y: targets: (T, n, C), (T, n, C), (N, C), or jagged nested. For the multinomial loss also
-            class indices: integers without the last axis.
+            class indices: integers without the last axis. Its distributions may sum to 1 up to
+            0.01, as half precision leaves them, and are divided by their sum.
         penalty: the regulariser.
         loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``. Default ``"squared"``.
         offsets: (T + 1,) int64, the first row of each task, with the end. Default None.
