@@ -241,6 +241,9 @@ def fit_heads(
         raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
     samples = read_samples("fit_heads", z, y, offsets, sample_weight, loss, n_classes)
     tol = DEFAULT_TOL[loss] if tol is None else tol
+    _check.tolerance("fit_heads", tol)
+    if max_iter < 0:
+        raise ValueError(f"fit_heads: max_iter must be >= 0, got {max_iter}")
     convex = replace(penalty, sharing=0.0)
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
     ns = samples.namespace("fit_heads", backend)

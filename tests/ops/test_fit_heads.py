@@ -242,11 +242,11 @@ def random_problem(seed):
     return samples, scaled_penalty(samples, HEAD_PENALTIES[kind], share), bool(pick(0, 1))
 
 
-# Differences need weights exact to rounding, which a gap of 1e-16 is not (it is quadratic in them
-# where there is ridge): a negative tolerance is never met, so these run all their iterations.
+# With `never_done`: to rounding.
 SOLVED = {"tol": -1.0, "max_iter": 300}
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.parametrize("block", range(10))
 def test_500_random_problems(block):
     """Gap as asked, solution as the reference's, gradient as finite differences, off kinks."""
@@ -521,6 +521,7 @@ def test_unpenalised_features_of_a_sparse_problem(backend):
     assert (pull[:, 2:].abs() <= 0.3 * (1 + 1e-6)).all()
 
 
+@pytest.mark.usefixtures("never_done")
 def test_gradients_where_some_features_are_free_equal_the_reference():
     """Rows that no level holds at zero move even at zero, and move their own ridge floor."""
     samples = heads_problem(3, 6, 9, 2)
@@ -590,6 +591,7 @@ def test_trap_gradient_needs_a_solution():
     assert (early - exact).norm() > 0.05 * exact.norm()
 
 
+@pytest.mark.usefixtures("never_done")
 def test_trap_ill_conditioned_backward():
     """Five steps of conjugate gradients on the normal equations miss this gradient."""
     samples = heads_problem(2, 40, 12, 3, correlation=0.99)

@@ -371,6 +371,7 @@ def directional(f, leaves, directions, h=5e-4):
     ]
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")  # the gap asked is out of reach
 @losses
 @intercepts
@@ -383,6 +384,7 @@ def test_gradients_equal_finite_differences(loss, fit_intercept, levels, soft):
     check_gradients(loss, fit_intercept, levels, soft)
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")
 @losses
 def test_gradients_of_coupled_tasks_equal_finite_differences(loss):

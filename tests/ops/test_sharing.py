@@ -203,6 +203,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")  # the gap asked is out of reach
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_gradients_equal_finite_differences_of_the_converged_scheme(case, monkeypatch):
