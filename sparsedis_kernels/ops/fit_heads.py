@@ -227,12 +227,13 @@ def fit_heads(
         strength. A task without samples, or with only zero weights, gets weight and bias 0.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `loss` or `on_error`, or a bad task (named):
-            NaN, infinity, a negative sample weight, or a target that is no distribution
-            (multinomial) or not in [0, 1] (logistic).
+        ValueError: shapes or offsets that do not fit, an unknown `loss` or `on_error`, `tol` or
+            `max_iter` that is not >= 0, or a bad task (named): NaN, infinity, a negative sample
+            weight, or a target that is no distribution (multinomial) or not in [0, 1] (logistic).
         TypeError: z or sample_weight is not floating, or y is neither that nor class indices for
             the multinomial loss.
-        RuntimeError: `backend` cannot serve the tensors' device or the loss.
+        RuntimeError: `backend` cannot serve the tensors' device or the loss, or a second
+            derivative is taken.
 
     Warns:
         RuntimeWarning: some tasks did not reach `tol` (their number is given).

@@ -618,20 +618,84 @@ ERRORS = [
         r"offsets has dtype torch.float32, expected torch.int64",
     ),
     (
-        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5])}, RuntimeError,
-        r"offsets run from 0 to 5, expected from 0 to the 8 rows",
+        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5])}, ValueError,
+        r"^fit_heads: offsets run from 0 to 5, expected from 0 to the 8 rows of z$",
     ),
     (
-        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5, 3, 8])}, RuntimeError,
-        r"offsets fall from 5 to 3 at task 1",
+        (Z[0], Y[0]), {"offsets": torch.tensor([1, 8])}, ValueError,
+        r"^fit_heads: offsets run from 1 to 8, expected from 0 to the 8 rows of z$",
+    ),
+    (
+        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5, 3, 8])}, ValueError,
+        r"^fit_heads: offsets fall from 5 to 3 at task 1$",
+    ),
+    ((Z, Y), {"tol": -1e-3}, ValueError, r"fit_heads: tol must be >= 0, got -0.001"),
+    ((Z, Y), {"tol": float("nan")}, ValueError, r"fit_heads: tol must be >= 0, got nan"),
+    ((Z, Y), {"max_iter": -1}, ValueError, r"fit_heads: max_iter must be >= 0, got -1"),
+    (
+        (Z, Y[:, :, :1].long()), {"loss": "multinomial"}, ValueError,
+        r"y has shape \(3, 8, 1\), expected 2 axes \(T, n\), since its integers are class indices",
+    ),
+    (
+        (Z[0], Y[0].long()), {"loss": "multinomial", "offsets": torch.tensor([0, 8])}, ValueError,
+        r"y has shape \(8, 2\), expected 1 axes \(N,\), since its integers are class indices",
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("samples", "options", "kind", "message"), ERRORS)
 def test_errors_name_op_argument_and_values(samples, options, kind, message):
-    with pytest.raises(kind, match=message):
-        sk.fit_heads(*samples, **{"penalty": P, **options})
+    for backend in ("cpu", "reference"):
+        with pytest.raises(kind, match=message):
+            sk.fit_heads(*samples, **{"penalty": P, "backend": backend, **options})
+
+
+def nested(counts, *sizes):
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    return torch.nested.nested_tensor_from_jagged(torch.randn(sum(counts), *sizes), offsets)
+
+
+def test_nested_tensors_of_other_lengths_are_refused():
+    z, y = nested([5, 3, 4], 4), nested([5, 3, 4], 2)
+    assert sk.fit_heads(z, y, P).weight.shape == (3, 4, 2)
+    with pytest.raises(ValueError, match=r"y holds 3 samples of task 0, but z holds 5"):
+        sk.fit_heads(z, nested([3, 5, 4], 2), P)
+    with pytest.raises(ValueError, match=r"y is nested with 2 tasks, but z has 3"):
+        sk.lambda_max(z, nested([8, 4], 2), P)
+    with pytest.raises(ValueError, match=r"sample_weight holds 4 samples of task 1, but z holds 3"):
+        sk.fit_heads(z, y, P, sample_weight=nested([5, 4, 3]).abs())
+    same = nested([5, 3, 4]).abs()
+    weighted = sk.fit_heads(z, y, P, sample_weight=same)
+    assert torch.equal(weighted.weight, sk.fit_heads(z, y, P, sample_weight=same.values()).weight)
+
+
+def test_nested_tensors_with_lengths_are_refused():
+    starts, lengths = torch.tensor([0, 2, 1]), torch.tensor([5, 3, 4])
+
+    def narrowed(*sizes):
+        return torch.nested.narrow(torch.randn(3, 8, *sizes), 1, starts, lengths, torch.jagged)
+
+    z, y = narrowed(4), narrowed(2)
+    with pytest.raises(
+        ValueError, match=r"fit_heads: z is nested with lengths.*torch.nested.narrow"
+    ):
+        sk.fit_heads(z, y, P)
+    packed = z.contiguous()
+    with pytest.raises(ValueError, match=r"fit_heads: y is nested with lengths"):
+        sk.fit_heads(packed, y, P)
+
+
+def test_ragged_compiles_and_still_checks():
+    samples = ragged([9, 0, 14, 1], 8, 2)
+
+    def heads(z, y, offsets):
+        return sk.fit_heads(z, y, P, offsets=offsets).weight
+
+    compiled = torch.compile(heads, fullgraph=True, backend="aot_eager")
+    arguments = (samples.z, samples.y, samples.offsets)
+    assert torch.equal(compiled(*arguments), heads(*arguments))
+    with pytest.raises(ValueError, match="fit_heads: offsets fall from 23 to 9 at task 2"):
+        compiled(samples.z, samples.y, samples.offsets[[0, 2, 3, 1, 4]])
 
 
 MEMORY = """
