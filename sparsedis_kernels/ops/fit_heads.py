@@ -33,7 +33,8 @@ class HeadsFit(NamedTuple):
 
     Attributes:
         weight: (T, M, C); entries off the support are exactly 0. Differentiable.
-        bias: (T, C), 0 without an intercept. Differentiable.
+        bias: (T, C), 0 without an intercept, but for a class that a task does not have under the
+            multinomial loss, whose bias is -inf all the same. Differentiable.
         gap: (T,), duality gap relative to the task's objective at zero weights; one number over all
             tasks where `shared` couples them; 0 for a task without samples. With `sharing`, that
             of the last reweighted problem, which is convex.
@@ -198,7 +199,8 @@ def fit_heads(
     min(tol, 1e-4) of its value at zero weights: it never rises, but no minimum is certified, not
     even a local one. `gap` certifies the last reweighted problem. The gradient is that of the fixed
     point of the reweighting, also in `sharing`; where it was stopped before, that at a constant
-    distance from one. Tasks marked by ``on_error="flag"`` count neither in H nor in T.
+    distance from one. Tasks marked by ``on_error="flag"`` count neither in H nor in T; tasks
+    without samples, whose weights are 0, count in T.
 
     Args:
         z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
