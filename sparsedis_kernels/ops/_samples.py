@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsedis_kernels import arrays, backends
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.reference.heads_batch import layout_of, make_batch
 from sparsedis_kernels.reference.losses import LOSSES, ROUNDING
 
 
@@ -223,6 +224,23 @@ def _check_dense(op: str, z: Tensor, y: Tensor, weight: Tensor | None) -> int:
     if weight is not None:
         _check.same_shape(op, "sample_weight", weight, "z", tuple(z.shape[:2]))
     return z.shape[0]
+
+
+@torch.no_grad()
+def bad_tasks(s: Samples) -> Tensor:
+    """Which tasks have samples that no fit takes: (T,) bool."""
+    layout, none = layout_of(s.z, s.y, s.offsets), s.z.new_zeros(s.T, dtype=torch.bool)
+    return make_batch(layout, s.z, s.y, s.sample_weight, LOSSES[s.loss], False, none).bad
+
+
+def refuse_bad(op: str, bad: Tensor, remedy: str = "") -> None:
+    """Raise ValueError that names the first of the bad tasks (T,), where values can be read."""
+    if arrays.readable(bad) and bool(bad.any()):
+        raise ValueError(
+            f"{op}: NaN, infinity, a negative sample weight or a target that the loss does not "
+            f"take in {int(bad.sum())} of {bad.numel()} tasks, the first is task "
+            f"{int(bad.nonzero()[0])}{remedy}"
+        )
 
 
 SAMPLES_SCHEMA = "Tensor z, Tensor y, Tensor? offsets, Tensor? sample_weight, int loss"

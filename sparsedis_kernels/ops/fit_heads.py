@@ -17,6 +17,7 @@ from sparsedis_kernels.ops._samples import (
     SAMPLES_SCHEMA,
     Samples,
     read_samples,
+    refuse_bad,
     task_count,
 )
 from sparsedis_kernels.ops.fit_sharing import fit_sharing
@@ -74,13 +75,9 @@ def _backward_fake(
 
 
 def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
-    bad = (status == NOT_FINITE).nonzero().flatten()
-    if raise_on_error and bad.numel() > 0:
-        raise ValueError(
-            "fit_heads: NaN, infinity, a negative sample weight or a target that the loss does not "
-            f"take in {bad.numel()} of {status.numel()} tasks, the first is task {int(bad[0])}; "
-            "on_error='flag' marks such tasks and fits the others"
-        )
+    if raise_on_error:
+        remedy = "; on_error='flag' marks such tasks and fits the others"
+        refuse_bad("fit_heads", status == NOT_FINITE, remedy)
     open_tasks = int((status == NOT_CONVERGED).sum())
     if open_tasks:
         warnings.warn(
