@@ -18,6 +18,15 @@ def widened(value: Tensor) -> Tensor:
     return value.to(accumulated(value.dtype))
 
 
+def readable(value: object) -> bool:
+    """Whether the value can be looked at here without breaking a trace."""
+    if not isinstance(value, Tensor):
+        return True
+    return not (
+        torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    )
+
+
 def outputs(
     like: Tensor,
     shapes: Sequence[Sequence[int]],

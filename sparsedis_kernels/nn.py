@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sparsedis_kernels.ops import HeadsFit, duality_gap, fit_heads, lambda_max
-from sparsedis_kernels.ops._samples import loss_index
+from sparsedis_kernels.ops import HeadsFit, _check, duality_gap, fit_heads, lambda_max
+from sparsedis_kernels.ops._samples import bad_tasks, loss_index, read_samples, refuse_bad
 from sparsedis_kernels.ops.fit_heads import DEFAULT_TOL
 from sparsedis_kernels.ops.unrolled import unrolled_heads
 from sparsedis_kernels.penalty import LEVELS, Penalty
@@ -42,10 +42,11 @@ class SparseHeads(nn.Module):
         hypergradient: see above. Default ``"implicit"``.
         fit_intercept: fit an unpenalised bias per output. Default True.
         tol: relative duality gap at which a task counts as solved. Default that of `fit_heads`.
-        unrolled_steps: number of steps of ``"unrolled"``. Default 100.
+        unrolled_steps: number of steps of ``"unrolled"``, at least 1. Default 100.
 
     Raises:
-        ValueError: unknown `hypergradient` or `loss`, or ``"unrolled"`` with `sharing`.
+        ValueError: unknown `hypergradient` or `loss`, ``"unrolled"`` with `sharing`, `tol` is not
+            >= 0, or `unrolled_steps` < 1.
     """
 
     def __init__(
@@ -66,20 +67,26 @@ class SparseHeads(nn.Module):
         loss_index("SparseHeads", loss)
         if hypergradient == "unrolled":
             penalty.refuse_sharing("SparseHeads(hypergradient='unrolled')")
+        if unrolled_steps < 1:
+            raise ValueError(f"SparseHeads: unrolled_steps must be >= 1, got {unrolled_steps}")
+        tol = DEFAULT_TOL[loss] if tol is None else tol
+        _check.tolerance("SparseHeads", tol)
         self.penalty = penalty
         self.loss = loss
         self.relative = relative
         self.hypergradient = hypergradient
         self.fit_intercept = fit_intercept
-        self.tol = DEFAULT_TOL[loss] if tol is None else tol
+        self.tol = tol
         self.unrolled_steps = unrolled_steps
 
-    def forward(self, z: Tensor, y: Tensor) -> HeadsFit:
+    def forward(self, z: Tensor, y: Tensor, *, n_classes: int | None = None) -> HeadsFit:
         """Fit the heads of T tasks.
 
         Args:
             z: support features (T, n, M), floating. Other layouts of `fit_heads`: (n, M).
-            y: support targets (T, n, C), floating; one-hot for classification with squares.
+            y: support targets (T, n, C), floating; one-hot for classification with squares. For the
+                multinomial loss also class indices (T, n).
+            n_classes: C for class indices. Default: the largest index plus one.
 
         Returns:
             HeadsFit with weight (T, M, C), bias (T, C) and, per task, gap, n_iter and converged.
@@ -87,13 +94,14 @@ class SparseHeads(nn.Module):
         Raises:
             ValueError, TypeError: as `fit_heads`; ``"unrolled"`` takes (T, n, M) only.
         """
-        penalty = self._penalty_of(z, y)
+        how: dict[str, Any] = {
+            "loss": self.loss, "fit_intercept": self.fit_intercept, "n_classes": n_classes,
+        }  # fmt: skip
+        penalty = self._penalty_of(z, y, **how)
         if self.hypergradient == "unrolled":
-            return self._unroll(z, y, penalty)
+            return self._unroll(z, y, penalty, **how)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.hypergradient == "implicit"):
-            return fit_heads(
-                z, y, penalty, loss=self.loss, fit_intercept=self.fit_intercept, tol=self.tol
-            )
+            return fit_heads(z, y, penalty, tol=self.tol, **how)
 
     def predict(self, fit: HeadsFit, z: Tensor) -> Tensor:
         """The heads' outputs Z W + b.
@@ -114,16 +122,20 @@ class SparseHeads(nn.Module):
             f"hypergradient={self.hypergradient!r}"
         )
 
-    def _penalty_of(self, z: Tensor, y: Tensor) -> Penalty:
+    def _penalty_of(self, z: Tensor, y: Tensor, **how: Any) -> Penalty:
         if not self.relative:
             return self.penalty
         ones: dict[str, Any] = {level: _presence(self.penalty, level) for level in LEVELS[:3]}
         unit = replace(self.penalty, **ones, sharing=0.0)
-        largest = lambda_max(z, y, unit, loss=self.loss, fit_intercept=self.fit_intercept)
-        return self.penalty.scaled(largest)
+        largest = lambda_max(z, y, unit, **how)
+        try:
+            return self.penalty.scaled(largest)
+        except ValueError:  # what is wrong with the factor may be a task's fault
+            samples = read_samples("SparseHeads", z, y, None, None, self.loss, how.get("n_classes"))
+            refuse_bad("SparseHeads", bad_tasks(samples))
+            raise
 
-    def _unroll(self, z: Tensor, y: Tensor, penalty: Penalty) -> HeadsFit:
-        how: dict[str, Any] = {"loss": self.loss, "fit_intercept": self.fit_intercept}
+    def _unroll(self, z: Tensor, y: Tensor, penalty: Penalty, **how: Any) -> HeadsFit:
         weight, bias = unrolled_heads(z, y, penalty, n_steps=self.unrolled_steps, **how)
         gap = duality_gap(z, y, weight, penalty, **how)
         n_iter = torch.full_like(gap, self.unrolled_steps, dtype=torch.int32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from sparsedis_kernels.arrays import readable
 
 LEVELS = ("l1", "group", "shared", "ridge")
 SHARING_FLOOR = 1e-4  # of the usage, so that a feature nobody uses can come back
@@ -59,9 +61,9 @@ class Penalty:
             other op refuses a penalty that has it. Couples the tasks. Default 0.
 
     Raises:
-        ValueError: a strength is negative or NaN, or `sharing` is not one number. (Tensors are
-            checked when the penalty is made, which on a GPU waits for the device once; not inside
-            `torch.compile` or `vmap`.)
+        ValueError: a strength is negative or NaN, or `sharing` is not one finite number. (Tensors
+            are checked when the penalty is made, which on a GPU waits for the device once; not
+            inside `torch.compile` or `vmap`.)
     """
 
     l1: float | Tensor = 0.0
@@ -78,8 +80,10 @@ class Penalty:
             )
         for level in (*LEVELS, "sharing"):
             value = getattr(self, level)
-            if _is_readable(value) and not bool(_all_nonnegative(value)):
+            if readable(value) and not bool(_all_nonnegative(value)):
                 raise ValueError(f"Penalty: {level} must be >= 0 everywhere, got {value}")
+        if readable(self.sharing) and not bool(self.sharing < math.inf):
+            raise ValueError(f"Penalty: sharing must be finite, got {self.sharing}")
 
     @property
     def shares(self) -> bool:
@@ -102,11 +106,15 @@ class Penalty:
 
         Args:
             factor: a float, 0-dim tensor, or one value per task ``(T,)`` (not with `shared`).
+
+        Raises:
+            ValueError: `factor` is not finite, or one value per task meets a strength ``(T,)``,
+                which may be one per feature as well.
         """
         if isinstance(factor, Tensor) and factor.dim() == 1:
             factor = factor[:, None]  # (T, 1): never mistaken for a value per feature
-        l1, group, shared = (_scaled(v, factor) for v in (self.l1, self.group, self.shared))
-        return replace(self, l1=l1, group=group, shared=shared)
+        scaled: dict[str, Any] = {k: _scaled(k, getattr(self, k), factor) for k in LEVELS[:3]}
+        return replace(self, **scaled)
 
     def strengths(
         self, op: str, shape: tuple[int, int], like: Tensor, step: float | Tensor = 1.0
@@ -139,18 +147,34 @@ class Penalty:
 torch.serialization.add_safe_globals([Penalty])
 
 
-def _scaled(value: float | Tensor, factor: float | Tensor) -> float | Tensor:
-    absent = not isinstance(value, Tensor) and value == 0
-    return 0.0 if absent else value * factor
+def _scaled(level: str, value: float | Tensor, factor: float | Tensor) -> float | Tensor:
+    if not isinstance(value, Tensor) and value == 0:
+        return 0.0
+    if isinstance(factor, Tensor) and factor.dim() == 2:
+        _check_clear(level, value, len(factor))
+    if readable(factor):
+        _check_finite(torch.as_tensor(factor).detach().flatten())
+    return value * factor
 
 
-def _is_readable(value: float | Tensor) -> bool:
-    """Whether the value can be looked at here without breaking a trace."""
-    if not isinstance(value, Tensor):
-        return True
-    return not (
-        torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
-    )
+def _check_clear(level: str, value: float | Tensor, T: int) -> None:
+    if T > 1 and isinstance(value, Tensor) and value.shape == (T,):
+        raise ValueError(
+            f"Penalty.scaled: {level} has shape ({T},) and factor has {T} values, one per task; "
+            f"pass {level} as ({T}, 1) for tasks or (1, {T}) for features"
+        )
+
+
+def _check_finite(factor: Tensor) -> None:
+    wrong = (~factor.isfinite()).nonzero().flatten()
+    if wrong.numel():
+        t = int(wrong[0])
+        place = f" for task {t}" if factor.numel() > 1 else ""
+        raise ValueError(
+            f"Penalty.scaled: factor is {float(factor[t])}{place}, expected a finite one; "
+            "lambda_max is infinite where a feature that no level penalises has a gradient, and "
+            "NaN for samples that fit_heads does not take"
+        )
 
 
 def _all_nonnegative(value: float | Tensor) -> bool | Tensor:

@@ -64,6 +64,11 @@ def test_resume_goes_on_from_the_checkpoints(
         (["--steps", "0"], "Recipe: steps must be > 0, got 0"),
         (["--group", "-1"], "Penalty: group must be >= 0 everywhere, got -1.0"),
         (["--resume"], "--resume: there is no checkpoint in "),
+        (
+            ["--support", "4", "--loss", "multinomial"],
+            "Run: support=4 has no sample of some of the",
+        ),
+        (["--data", "shapes", "--query", "1"], "Run: query=1, but R^2 of regression needs 2"),
         (["--support", "5000"], "DigitTasks.sample: n_samples=5020 needs 1004 examples of each"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,49 @@ def test_unknown_choices() -> None:
         SparseHeads(PENALTY, hypergradient="exact")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"SparseHeads: loss='hinge', there is .*'multinomial'"):
         SparseHeads(PENALTY, loss="hinge")
+
+
+def test_a_bad_task_is_named() -> None:
+    """Whichever op meets it first."""
+    zs, ys, _, _ = episode()
+    zs[1, 3, 0] = float("nan")
+    both: list[Hypergradient] = ["implicit", "unrolled"]
+    for mode in both:
+        for penalty in (sk.Penalty(group=0.3, ridge=0.1), sk.Penalty(shared=0.3)):
+            for relative in (True, False):
+                heads = SparseHeads(penalty, relative=relative, hypergradient=mode)
+                with pytest.raises(ValueError, match=r"NaN, .* 1 of 2 tasks, the first is task 1"):
+                    heads(zs, ys)
+                labels = SparseHeads(
+                    penalty, loss="multinomial", relative=relative, hypergradient=mode
+                )
+                with pytest.raises(ValueError, match=r"loss does not take .* the first is task 0"):
+                    labels(zs.nan_to_num(), torch.tensor([[0, 1, 0, -1, 0, 1, 1, 0]] * 2))
+
+
+@pytest.mark.parametrize("mode", ["implicit", "unrolled"])
+def test_class_indices_are_one_hot_targets(mode: Hypergradient) -> None:
+    zs, ys, _, _ = episode()
+    index = ys.argmax(2)
+    heads = SparseHeads(
+        sk.Penalty(group=0.1), loss="multinomial", relative=True, hypergradient=mode
+    )
+    one_hot = torch.nn.functional.one_hot(index, 4).double()
+    indices, expected = heads(zs, index, n_classes=4), heads(zs, one_hot)
+    assert indices.weight.shape == (2, 3, 4)
+    assert torch.equal(indices.weight, expected.weight)
+    assert torch.equal(indices.gap, expected.gap)
+    assert heads(zs, index).weight.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tol": -1e-4}, "tol must be >= 0, got -0.0001"),
+        ({"tol": float("nan")}, "tol must be >= 0, got nan"),
+        ({"unrolled_steps": 0}, "unrolled_steps must be >= 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"SparseHeads: {message}"):
+        SparseHeads(PENALTY, **options)

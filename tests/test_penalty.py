@@ -19,6 +19,33 @@ def test_scaled_per_task_is_never_read_as_per_feature():
     assert x[:, :, 0].tolist() == [[0.75, 0.75], [0.5, 0.5]]
 
 
+@pytest.mark.parametrize("level", ["l1", "group"])
+def test_scaled_per_task_refuses_a_strength_that_may_be_per_task(level):
+    strength, factor = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+    message = rf"Penalty.scaled: {level} has shape \(3,\) .* \(3, 1\) for tasks or \(1, 3\) for"
+    for f in (factor, factor[:, None]):
+        with pytest.raises(ValueError, match=message):
+            sk.Penalty(**{level: strength}).scaled(f)
+    for clear in (strength[:, None], strength[None]):
+        scaled = getattr(sk.Penalty(**{level: clear}).scaled(factor), level)
+        assert torch.equal(scaled, factor[:, None] * clear)
+    five = torch.rand(5)
+    scaled = getattr(sk.Penalty(**{level: five}).scaled(factor), level)
+    assert torch.equal(scaled, factor[:, None] * five)
+    assert torch.equal(
+        getattr(sk.Penalty(**{level: five[:1]}).scaled(factor[:1]), level)[0], five[:1]
+    )
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_scaled_names_a_factor_that_is_not_finite(wrong):
+    penalty = sk.Penalty(l1=torch.tensor([[0.0, 1.0]]))
+    with pytest.raises(ValueError, match=rf"Penalty.scaled: factor is {wrong} for task 1"):
+        penalty.scaled(torch.tensor([1.0, wrong]))
+    with pytest.raises(ValueError, match=rf"Penalty.scaled: factor is {wrong}, expected a finite"):
+        penalty.scaled(wrong)
+
+
 def test_one_axis_is_read_by_its_length():
     """(T,) is a strength per task, (M,) per feature, one number is for all."""
     v = torch.randn(2, 5, 3)
@@ -45,6 +72,8 @@ def test_gradients_flow_through_scaled_and_step():
         ({"shared": torch.tensor([0.1, -0.2])}, r"Penalty: shared must be >= 0"),
         ({"l1": float("nan")}, r"Penalty: l1 must be >= 0 everywhere, got nan"),
         ({"sharing": -0.1}, r"Penalty: sharing must be >= 0 everywhere, got -0.1"),
+        ({"sharing": float("inf")}, r"Penalty: sharing must be finite, got inf"),
+        ({"sharing": torch.tensor(float("inf"))}, r"Penalty: sharing must be finite, got inf"),
         ({"sharing": torch.ones(3)}, r"Penalty: sharing has shape \(3,\), expected one number"),
     ],
 )

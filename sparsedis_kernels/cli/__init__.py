@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing file or a missing package makes the command impossible.
     """
     try:
-        args = _parser().parse_args(with_config(sys.argv[1:] if argv is None else argv))
+        given = sys.argv[1:] if argv is None else argv
+        args = _parser().parse_args(with_config(given, "train", train.file_options()))
         return args.command(args) or 0
     except (ValueError, ImportError, OSError) as error:
         print(f"sparsedis: {error}", file=sys.stderr)

@@ -50,6 +50,14 @@ def add_command(commands: Any) -> None:
     train.set_defaults(command=_train)
 
 
+def file_options() -> dict[str, Any]:
+    """The options that a file may set, under their names with underscores, and their defaults."""
+    parser = argparse.ArgumentParser()
+    _add_data_options(parser)
+    _add_options(parser)
+    return dict.fromkeys(_DATA) | vars(parser.parse_args([]))
+
+
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = ", ".join((*BUILT_IN, *ON_DISK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -60,12 +61,13 @@ def load(name: str, **options: Any) -> TaskSource:
         make = BUILT_IN[name]
     elif name in ON_DISK:
         make = partial(encoded_tasks, ON_DISK[name])
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         make = partial(encoded_tasks, load_folder, root=name)
     else:
         there = ", ".join((*BUILT_IN, *ON_DISK))
         raise ValueError(f"load: name must be one of {there} or a folder, got {name!r}")
-    taken = [key for key in signature(make).parameters if key != "load_data"]
+    given = {"load_data", *getattr(make, "keywords", ())}
+    taken = [key for key in signature(make).parameters if key not in given]
     if unknown := [option for option in options if option not in taken]:
         raise ValueError(f"load: {name} takes {', '.join(taken)}, but not {unknown[0]}")
     return make(**options)
@@ -99,4 +101,6 @@ def encoded_tasks(
     data = data if limit is None else limited(data, limit)
     if len(data.domain_names) == 1 and held_out == -1:
         held_out = None
-    return ClassTasks(encoded(data), ways=ways, held_out=held_out, test_classes=test_classes)
+    choices: dict[str, Any] = {"ways": ways, "held_out": held_out, "test_classes": test_classes}
+    ClassTasks(replace(data, inputs=data.labels), **choices)  # refuses what encoding would wait for
+    return ClassTasks(encoded(data), **choices)

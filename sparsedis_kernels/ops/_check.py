@@ -31,6 +31,12 @@ def same_shape(op: str, name: str, value: Tensor, other: str, expected: tuple[in
         )
 
 
+def tolerance(op: str, tol: float) -> None:
+    """Raise ValueError unless tol >= 0."""
+    if not tol >= 0:
+        raise ValueError(f"{op}: tol must be >= 0, got {tol}")
+
+
 def prepared(ns: str, op: str, value: Tensor) -> Tensor:
     """`value` as the implementation of `op` in `ns` takes it: widened, unless it does so itself."""
     return value if backends.takes_half(ns, op, value.device) else widened(value)

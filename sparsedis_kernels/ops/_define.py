@@ -66,6 +66,33 @@ def raw(ns: str, name: str) -> Callable[..., Any]:
     return getattr(getattr(torch.ops, ns), name)
 
 
+class _Backward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(ns: str, name: str, *args: Any) -> Any:
+        return raw(ns, f"{name}_backward")(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{ctx.name} has no second derivative")
+
+
+def raw_backward(ns: str, name: str, *args: Any) -> Any:
+    """The result of the raw op ``<name>_backward``, which refuses to be differentiated.
+
+    Without that a second derivative would be 0, with no more than a warning. `torch.compile`, which
+    cannot trace a backward that raises, refuses second derivatives itself.
+    """
+    if torch.compiler.is_compiling():
+        return raw(ns, f"{name}_backward")(*args)
+    return _Backward.apply(ns, name, *args)
+
+
 def _fallback(name: str, report: bool, reference: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if report:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 
 
 class FeatureUsage(NamedTuple):
@@ -71,7 +71,7 @@ class _FeatureUsage(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[None, Tensor]:
         (w,) = ctx.saved_tensors
-        return None, raw(ctx.ns, "feature_usage_backward")(grad, w)
+        return None, raw_backward(ctx.ns, "feature_usage", grad, w)
 
 
 def feature_usage(
@@ -98,7 +98,7 @@ def feature_usage(
     Raises:
         ValueError: `weight` is not (T, M, C), or `floor` < 0.
         TypeError: `weight` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check.axes("feature_usage", "weight", weight, "(T, M, C)", 3)
     _check.floating("feature_usage", "weight", weight)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 from sparsedis_kernels.ops._samples import (
     PENALTY_SCHEMA,
     SAMPLES_SCHEMA,
     Samples,
     read_samples,
+    refuse_bad,
     task_count,
 )
 from sparsedis_kernels.ops.fit_sharing import fit_sharing
@@ -33,7 +34,8 @@ class HeadsFit(NamedTuple):
 
     Attributes:
         weight: (T, M, C); entries off the support are exactly 0. Differentiable.
-        bias: (T, C), 0 without an intercept. Differentiable.
+        bias: (T, C), 0 without an intercept, but for a class that a task does not have under the
+            multinomial loss, whose bias is -inf all the same. Differentiable.
         gap: (T,), duality gap relative to the task's objective at zero weights; one number over all
             tasks where `shared` couples them; 0 for a task without samples. With `sharing`, that
             of the last reweighted problem, which is convex.
@@ -73,13 +75,9 @@ def _backward_fake(
 
 
 def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
-    bad = (status == NOT_FINITE).nonzero().flatten()
-    if raise_on_error and bad.numel() > 0:
-        raise ValueError(
-            "fit_heads: NaN, infinity, a negative sample weight or a target that the loss does not "
-            f"take in {bad.numel()} of {status.numel()} tasks, the first is task {int(bad[0])}; "
-            "on_error='flag' marks such tasks and fits the others"
-        )
+    if raise_on_error:
+        remedy = "; on_error='flag' marks such tasks and fits the others"
+        refuse_bad("fit_heads", status == NOT_FINITE, remedy)
     open_tasks = int((status == NOT_CONVERGED).sum())
     if open_tasks:
         warnings.warn(
@@ -143,9 +141,9 @@ class _FitHeads(torch.autograd.Function):
         weight, z, y, offsets, sample_weight, *penalty = ctx.saved_tensors
         needs_z, needs_y, _, needs_weight, _, *rest = ctx.needs_input_grad[1:10]
         needs = [needs_z, needs_y, needs_weight, *rest]
-        grads = raw(ctx.ns, "fit_heads_backward")(
-            grad_weight, grad_bias, weight, z, y, offsets, sample_weight, ctx.loss, *penalty,
-            *ctx.numbers, needs,
+        grads = raw_backward(
+            ctx.ns, "fit_heads", grad_weight, grad_bias, weight, z, y, offsets, sample_weight,
+            ctx.loss, *penalty, *ctx.numbers, needs,
         )  # fmt: skip
         grad_z, grad_y, grad_s, *others = arrays.wanted(grads, needs)
         return None, grad_z, grad_y, None, grad_s, None, *others, *6 * [None]
@@ -198,21 +196,23 @@ def fit_heads(
     min(tol, 1e-4) of its value at zero weights: it never rises, but no minimum is certified, not
     even a local one. `gap` certifies the last reweighted problem. The gradient is that of the fixed
     point of the reweighting, also in `sharing`; where it was stopped before, that at a constant
-    distance from one. Tasks marked by ``on_error="flag"`` count neither in H nor in T.
+    distance from one. Tasks marked by ``on_error="flag"`` count neither in H nor in T; tasks
+    without samples, whose weights are 0, count in T.
 
     Args:
         z: features. Dense (T, n, M); one design for all tasks (n, M); ragged (N, M) with `offsets`;
             or a jagged nested tensor. Floating; half precision is computed in float32.
         y: targets: (T, n, C), (T, n, C), (N, C), or jagged nested. For the multinomial loss also
-            class indices: integers without the last axis.
+            class indices: integers without the last axis. Its distributions may sum to 1 up to
+            0.01, as half precision leaves them, and are divided by their sum.
         penalty: the regulariser.
         loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``. Default ``"squared"``.
         offsets: (T + 1,) int64, the first row of each task, with the end. Default None.
         sample_weight: weights >= 0 of y's rows: (T, n), (N,), or for one design also (n,).
             Default: all equal.
         fit_intercept: fit an unpenalised bias per output. Default True.
-        init: warm start (T, M, C), such as the weights of the previous training step. Not
-            differentiated. Default None.
+        init: warm start (T, M, C), such as the weights of the previous training step; with
+            `penalty.nonneg` what is below 0 starts at 0. Not differentiated. Default None.
         n_classes: C for class indices. Default: the largest index plus one, which waits for y.
         tol: relative duality gap at which a task stops. Default 1e-4 for squares, else 5e-3, which
             is an error of the objective near 1e-4.
@@ -226,12 +226,13 @@ def fit_heads(
         strength. A task without samples, or with only zero weights, gets weight and bias 0.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `loss` or `on_error`, or a bad task (named):
-            NaN, infinity, a negative sample weight, or a target that is no distribution
-            (multinomial) or not in [0, 1] (logistic).
+        ValueError: shapes or offsets that do not fit, an unknown `loss` or `on_error`, `tol` or
+            `max_iter` that is not >= 0, or a bad task (named): NaN, infinity, a negative sample
+            weight, or a target that is no distribution (multinomial) or not in [0, 1] (logistic).
         TypeError: z or sample_weight is not floating, or y is neither that nor class indices for
             the multinomial loss.
-        RuntimeError: `backend` cannot serve the tensors' device or the loss.
+        RuntimeError: `backend` cannot serve the tensors' device or the loss, or a second
+            derivative is taken.
 
     Warns:
         RuntimeWarning: some tasks did not reach `tol` (their number is given).
@@ -240,11 +241,14 @@ def fit_heads(
         raise ValueError(f"fit_heads: on_error={on_error!r}, expected 'raise' or 'flag'")
     samples = read_samples("fit_heads", z, y, offsets, sample_weight, loss, n_classes)
     tol = DEFAULT_TOL[loss] if tol is None else tol
+    _check.tolerance("fit_heads", tol)
+    if max_iter < 0:
+        raise ValueError(f"fit_heads: max_iter must be >= 0, got {max_iter}")
     convex = replace(penalty, sharing=0.0)
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
     ns = samples.namespace("fit_heads", backend)
     strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
-    options = (_warm_start(samples, init), tol, max_iter)
+    options = (_warm_start(samples, init, penalty.nonneg), tol, max_iter)
     if penalty.shares:
         sharing = torch.as_tensor(penalty.sharing, dtype=samples.z.dtype, device=samples.z.device)
         solution = fit_sharing(ns, *samples.args, *strengths, sharing, *options)
@@ -255,8 +259,9 @@ def fit_heads(
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
 
 
-def _warm_start(s: Samples, init: Tensor | None) -> Tensor | None:
+def _warm_start(s: Samples, init: Tensor | None, nonneg: bool) -> Tensor | None:
     if init is None:
         return None
     _check.same_shape("fit_heads", "init", init, "(T, M, C)", (s.T, s.M, s.C))
-    return init.detach().to(s.z.dtype)
+    init = init.detach().to(s.z.dtype)
+    return init.clamp_min(0) if nonneg else init  # where the penalty is finite

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels import arrays, backends
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 from sparsedis_kernels.ops._samples import PENALTY_SCHEMA, SAMPLES_SCHEMA, task_count
 from sparsedis_kernels.ops.feature_usage import slope_along
 from sparsedis_kernels.ops.sharing import Heads, SharingProblem, lowest_v, usage_of
@@ -156,9 +156,9 @@ class _FitSharing(torch.autograd.Function):
         weight, v, z, y, offsets, sample_weight, *penalty, sharing = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         needs = [wanted[1], wanted[2], wanted[4], *wanted[6:10], wanted[13]]
-        grads = raw(backends.AUTOMATIC, "fit_heads_sharing_backward")(
-            ctx.ns, grad_weight, grad_bias, weight, v, z, y, offsets, sample_weight, ctx.loss,
-            *penalty, *ctx.numbers, sharing, needs,
+        grads = raw_backward(
+            backends.AUTOMATIC, "fit_heads_sharing", ctx.ns, grad_weight, grad_bias, weight, v, z,
+            y, offsets, sample_weight, ctx.loss, *penalty, *ctx.numbers, sharing, needs,
         )  # fmt: skip
         grad_z, grad_y, grad_s, *levels, grad_sharing = arrays.wanted(grads, needs)
         nones = 3 * [None]

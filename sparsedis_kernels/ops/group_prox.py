@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, fold_into_features, raw
+from sparsedis_kernels.ops._define import define, fold_into_features, raw, raw_backward
 
 _MCP, _SCAD, _L0 = 0, 1, 2
 _RADIAL = "Tensor v, Tensor strength, Tensor step, Tensor shape, int kind"
@@ -73,7 +73,7 @@ class _RadialProx(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = raw(ctx.ns, "radial_prox_backward")(grad, *ctx.saved_tensors, ctx.kind)
+        grads = raw_backward(ctx.ns, "radial_prox", grad, *ctx.saved_tensors, ctx.kind)
         return None, *arrays.wanted(grads, list(ctx.needs_input_grad[1:5])), None
 
 
@@ -92,7 +92,7 @@ class _LinfProx(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:4])
-        grads = raw(ctx.ns, "linf_prox_backward")(grad, *ctx.saved_tensors, needs)
+        grads = raw_backward(ctx.ns, "linf_prox", grad, *ctx.saved_tensors, needs)
         return None, *arrays.wanted(grads, needs)
 
 
@@ -122,7 +122,7 @@ def prox_mcp(
     Raises:
         ValueError: a shape does not fit, or floats with gamma <= step.
         TypeError: `v` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check_above("prox_mcp", "gamma", gamma, "step", step, 0.0)
     return _radial("prox_mcp", v, strength, step, gamma, _MCP, backend)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw
+from sparsedis_kernels.ops._define import define, raw, raw_backward
 from sparsedis_kernels.penalty import Penalty
 
 _TENSORS = "Tensor w, Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale"
@@ -52,7 +52,7 @@ class _PenaltyValue(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:6])
-        grads = raw(ctx.ns, "penalty_value_backward")(grad, *ctx.saved_tensors, ctx.scale, needs)
+        grads = raw_backward(ctx.ns, "penalty_value", grad, *ctx.saved_tensors, ctx.scale, needs)
         return None, *arrays.wanted(grads, needs), None, None
 
 
@@ -71,7 +71,7 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
     Raises:
         ValueError: `weight` is not (T, M, C), or a strength does not fit it.
         TypeError: `weight` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check.axes("penalty_value", "weight", weight, "(T, M, C)", 3)
     _check.floating("penalty_value", "weight", weight)

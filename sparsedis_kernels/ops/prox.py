@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, fold_into_features, raw
+from sparsedis_kernels.ops._define import define, fold_into_features, raw, raw_backward
 from sparsedis_kernels.penalty import Penalty
 
 _PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, Tensor? metric"
@@ -71,7 +71,7 @@ class _Prox(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[1:7])
         x, v, *penalty = ctx.saved_tensors
-        grads = raw(ctx.ns, "prox_backward")(grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs)
+        grads = raw_backward(ctx.ns, "prox", grad, x, v, *penalty, ctx.scale, ctx.nonneg, needs)
         return None, *arrays.wanted(grads, needs), None, None
 
 
@@ -106,7 +106,7 @@ def prox(
     Raises:
         ValueError: `v` is not (T, M, C), `metric` or a strength does not fit it, or step < 0.
         TypeError: `v` is not floating.
-        RuntimeError: `backend` cannot serve the tensor's device.
+        RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     ns, *args = _arguments("prox", v, penalty, step, metric, backend)
     return _Prox.apply(ns, *args).to(v.dtype)

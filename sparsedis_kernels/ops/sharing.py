@@ -85,7 +85,8 @@ class Iterate(NamedTuple):
 class SharingProblem:
     r"""J(W) = sum_t loss_t + Omega(W) + sharing T H(p(W)), with H floored by `SHARING_FLOOR`.
 
-    T counts the tasks that are not marked bad. J(0) = sum_t loss_t, since H is 0 there.
+    T counts the tasks that are not marked bad, those without samples too. J(0) = sum_t loss_t,
+    since H is 0 there.
     """
 
     def __init__(self, ns: str, heads: Heads, sharing: Tensor, tol: float, max_iter: int) -> None:

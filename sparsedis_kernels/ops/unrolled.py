@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._samples import read_samples
+from sparsedis_kernels.ops._samples import bad_tasks, read_samples, refuse_bad
 from sparsedis_kernels.ops.prox import prox
 from sparsedis_kernels.penalty import Penalty
 from sparsedis_kernels.reference.losses import LOSSES, SQUARED, Loss
@@ -49,7 +49,8 @@ def unrolled_heads(
 
     Raises:
         ValueError: z is not (T, n, M), y or a strength does not fit it, an unknown `loss`,
-            `n_steps` < 0, or `penalty.sharing`.
+            `n_steps` < 0, `penalty.sharing`, or a bad task, as `fit_heads` (not looked for inside
+            `torch.compile` or `vmap`).
         TypeError: z or y has another dtype.
     """
     _check.axes("unrolled_heads", "z", z, "(T, n, M)", 3)
@@ -57,6 +58,7 @@ def unrolled_heads(
     if n_steps < 0:
         raise ValueError(f"unrolled_heads: n_steps must be >= 0, got {n_steps}")
     s = read_samples("unrolled_heads", z, y, None, None, loss, n_classes)
+    refuse_bad("unrolled_heads", bad_tasks(s))
     z_mean = _means(s.z, fit_intercept)
     y_mean = _means(s.y, fit_intercept and s.loss == SQUARED)
     kind, steps_bias = LOSSES[s.loss], fit_intercept and s.loss != SQUARED

@@ -85,8 +85,10 @@ def evaluation_mode(backbone: nn.Module) -> Iterator[None]:
     """Put the backbone in evaluation mode, and then back."""
     training = backbone.training
     backbone.eval()
-    yield
-    backbone.train(training)
+    try:
+        yield
+    finally:
+        backbone.train(training)
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Evaluation:

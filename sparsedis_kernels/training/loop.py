@@ -100,17 +100,31 @@ class Run:
         """Draw a task of every kind to come, so that what cannot be drawn is said before training.
 
         Raises:
-            ValueError: the source has too few examples of a class, or a number of shots is not
-                positive.
+            ValueError: the source has too few examples of a class, a number of shots is not
+                positive, the support of a multinomial loss would lack classes, whose query loss is
+                infinite, or the query of regression has one sample, which has no R^2.
         """
-        if min(shots, default=1) < 1:
-            raise ValueError(f"Run: shots must be at least 1, got {min(shots)}")
+        self._check_sizes(shots)
         support = self.recipe.support
         largest = max([support, *(k * self.source.n_outputs for k in shots)])
         for stream in ("train", "validation"):
             next(self._episodes(stream, 1, support))
         for stream in self.test_streams.values():
             next(self._episodes(stream, 1, largest))
+
+    def _check_sizes(self, shots: Sequence[int]) -> None:
+        r, ways = self.recipe, self.source.n_outputs
+        if min(shots, default=1) < 1:
+            raise ValueError(f"Run: shots must be at least 1, got {min(shots)}")
+        if self.heads.loss == "multinomial" and r.support < ways:
+            raise ValueError(
+                f"Run: support={r.support} has no sample of some of the ways={ways} classes, which "
+                "loss='multinomial' needs"
+            )
+        if self.source.kind == "regression" and r.query < 2:
+            raise ValueError(
+                f"Run: query={r.query}, but R^2 of regression needs 2 samples at least"
+            )
 
     @property
     def test_streams(self) -> dict[str, str]:

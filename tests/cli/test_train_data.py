@@ -127,8 +127,13 @@ def test_texts_with_options_from_a_file(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz = 3\n", "unrecognized arguments: --stepz=3"),
-        ("step = 3\n", "unrecognized arguments: --step=3"),  # no abbreviations
+        ("stepz = 3\n", "wrong.toml: 'stepz' is no option that a file can set"),
+        ("step = 3\n", "wrong.toml: 'step' is no option"),  # no abbreviations
+        ("stepz = false\n", "wrong.toml: 'stepz' is no option"),
+        ("config = 'other.toml'\n", "wrong.toml: 'config' is no option"),
+        ("steps = false\n", "wrong.toml: steps = False, but --steps takes a value"),
+        ("root = true\n", "wrong.toml: root = True, but --root takes a value"),
+        ("resume = 'no'\n", "wrong.toml: resume = 'no', but --resume takes true or false"),
         ("steps = 'many'\n", "argument --steps: invalid int value: 'many'"),
         ("loss = 'absolute'\n", "argument --loss: invalid choice: 'absolute'"),
         ("[train]\nsteps = 3\n", "[train] is a table; options stand by themselves"),
@@ -146,6 +151,21 @@ def test_a_wrong_file_is_refused(
         code = error.code  # type: ignore[assignment]
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["reproduce", "synthetic", "--config", "a.toml"],
+        ["--config", "a.toml", "train"],
+        ["--config=a.toml"],
+    ],
+    ids=" ".join,
+)
+def test_only_train_takes_a_file(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(args) == 2
+    message = "--config a.toml: only train takes a file: sparsedis train --config a.toml"
+    assert capsys.readouterr().err == f"sparsedis: {message}\n"
 
 
 @reads_toml

@@ -109,3 +109,16 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         read_images([tmp_path / "absent.png"], 4)
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_damaged_and_truncated_files_are_named(tmp_path: Path) -> None:
+    picture("RGB", (40, 40)).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    damaged = whole[:33] + (16).to_bytes(4, "big") + whole[37:]  # the length of the pixels' chunk
+    picture("RGB", (40, 40)).save(tmp_path / "whole.jpg")
+    jpeg = (tmp_path / "whole.jpg").read_bytes()
+    files = {"damaged.png": damaged, "short.png": whole[:2000], "short.jpg": jpeg[:900]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(OSError, match=rf"{name}: .+"):
+            read_images([tmp_path / "whole.png", tmp_path / name], 4)

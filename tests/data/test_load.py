@@ -112,6 +112,34 @@ def test_options_reach_the_tasks(folder: Path) -> None:
     assert set(tasks.x[..., 1].flatten().tolist()) == {ord("x"), ord("y")}
 
 
+def test_a_folder_has_no_other_root(folder: Path) -> None:
+    message = "takes limit, ways, held_out, test_classes, but not root"
+    with pytest.raises(ValueError, match=message):
+        load(str(folder), root=folder)
+
+
+def test_no_name_is_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=r"load: name must be one of .* or a folder, got ''"):
+        load("")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"ways": 9}, r"ways must be in \[2, 4\], got 9"),
+        ({"held_out": "c"}, "held_out='c', but there are 2 domains"),
+        ({"test_classes": ["v"]}, "test_classes names 'v'"),
+    ],
+)
+def test_wrong_choices_are_refused_before_encoding(
+    option: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "encode_images", lambda files: pytest.fail("encoded"))
+    with pytest.raises(ValueError, match=f"ClassTasks: {message}"):
+        load(str(folder), **option)
+
+
 def test_a_single_domain_is_not_held_out(folder: Path) -> None:
     rmtree(folder / "b")
     assert load(str(folder), ways=2).held_out is None

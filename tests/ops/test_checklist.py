@@ -255,6 +255,15 @@ def test_compiles_to_one_graph(name, function, inputs, dynamic):
 
 
 @public
+def test_a_second_derivative_is_refused(name, function, inputs):
+    leaves = [i.clone().requires_grad_() for i in inputs]
+    loss = sum((out * out).sum() for out in as_tuple(function(*leaves)))
+    (first, *_) = torch.autograd.grad(loss, leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"^\w+ has no second derivative"):
+        torch.autograd.grad(first.square().sum(), leaves)
+
+
+@public
 def test_per_sample_gradients(name, function, inputs):
     """vmap over grad: the composition that functorch users need."""
 

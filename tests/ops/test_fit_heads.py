@@ -242,11 +242,11 @@ def random_problem(seed):
     return samples, scaled_penalty(samples, HEAD_PENALTIES[kind], share), bool(pick(0, 1))
 
 
-# Differences need weights exact to rounding, which a gap of 1e-16 is not (it is quadratic in them
-# where there is ridge): a negative tolerance is never met, so these run all their iterations.
+# With `never_done`: to rounding.
 SOLVED = {"tol": -1.0, "max_iter": 300}
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.parametrize("block", range(10))
 def test_500_random_problems(block):
     """Gap as asked, solution as the reference's, gradient as finite differences, off kinks."""
@@ -415,6 +415,22 @@ def test_warm_start_takes_a_fraction_of_the_work():
     assert torch.equal(stay.weight, cold.weight)
 
 
+@pytest.mark.parametrize("loss", ["squared", "multinomial"])
+@pytest.mark.parametrize("level", ["l1", "group", "shared"])
+def test_a_warm_start_below_zero_is_no_start_for_nonneg(backend, level, loss):
+    samples = heads_problem(3, 12, 6, 2)
+    y = samples.y if loss == "squared" else samples.y.softmax(2)
+    for strength in (0.05, 50.0):
+        penalty = sk.Penalty(**{level: strength}, nonneg=True)
+        options = {"loss": loss, "backend": backend, "tol": 1e-9, "max_iter": 10**5}
+        init = torch.full((3, 6, 2), -1.0, dtype=F64)
+        warm = sk.fit_heads(samples.z, y, penalty, init=init, **options)
+        cold = sk.fit_heads(samples.z, y, penalty, **options)
+        assert (warm.weight >= 0).all()
+        torch.testing.assert_close(warm.weight, cold.weight, rtol=1e-3, atol=1e-4)
+        assert bool((warm.weight == 0).all()) == (strength == 50)
+
+
 def test_not_converged_is_flagged_and_warned_once_with_the_count(backend):
     samples = heads_problem(5, 20, 40, 3, correlation=0.9)
     penalty = scaled_penalty(samples, HEAD_PENALTIES["group"], 0.01)
@@ -505,6 +521,7 @@ def test_unpenalised_features_of_a_sparse_problem(backend):
     assert (pull[:, 2:].abs() <= 0.3 * (1 + 1e-6)).all()
 
 
+@pytest.mark.usefixtures("never_done")
 def test_gradients_where_some_features_are_free_equal_the_reference():
     """Rows that no level holds at zero move even at zero, and move their own ridge floor."""
     samples = heads_problem(3, 6, 9, 2)
@@ -574,6 +591,7 @@ def test_trap_gradient_needs_a_solution():
     assert (early - exact).norm() > 0.05 * exact.norm()
 
 
+@pytest.mark.usefixtures("never_done")
 def test_trap_ill_conditioned_backward():
     """Five steps of conjugate gradients on the normal equations miss this gradient."""
     samples = heads_problem(2, 40, 12, 3, correlation=0.99)
@@ -600,20 +618,84 @@ ERRORS = [
         r"offsets has dtype torch.float32, expected torch.int64",
     ),
     (
-        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5])}, RuntimeError,
-        r"offsets run from 0 to 5, expected from 0 to the 8 rows",
+        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5])}, ValueError,
+        r"^fit_heads: offsets run from 0 to 5, expected from 0 to the 8 rows of z$",
     ),
     (
-        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5, 3, 8])}, RuntimeError,
-        r"offsets fall from 5 to 3 at task 1",
+        (Z[0], Y[0]), {"offsets": torch.tensor([1, 8])}, ValueError,
+        r"^fit_heads: offsets run from 1 to 8, expected from 0 to the 8 rows of z$",
+    ),
+    (
+        (Z[0], Y[0]), {"offsets": torch.tensor([0, 5, 3, 8])}, ValueError,
+        r"^fit_heads: offsets fall from 5 to 3 at task 1$",
+    ),
+    ((Z, Y), {"tol": -1e-3}, ValueError, r"fit_heads: tol must be >= 0, got -0.001"),
+    ((Z, Y), {"tol": float("nan")}, ValueError, r"fit_heads: tol must be >= 0, got nan"),
+    ((Z, Y), {"max_iter": -1}, ValueError, r"fit_heads: max_iter must be >= 0, got -1"),
+    (
+        (Z, Y[:, :, :1].long()), {"loss": "multinomial"}, ValueError,
+        r"y has shape \(3, 8, 1\), expected 2 axes \(T, n\), since its integers are class indices",
+    ),
+    (
+        (Z[0], Y[0].long()), {"loss": "multinomial", "offsets": torch.tensor([0, 8])}, ValueError,
+        r"y has shape \(8, 2\), expected 1 axes \(N,\), since its integers are class indices",
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("samples", "options", "kind", "message"), ERRORS)
 def test_errors_name_op_argument_and_values(samples, options, kind, message):
-    with pytest.raises(kind, match=message):
-        sk.fit_heads(*samples, **{"penalty": P, **options})
+    for backend in ("cpu", "reference"):
+        with pytest.raises(kind, match=message):
+            sk.fit_heads(*samples, **{"penalty": P, "backend": backend, **options})
+
+
+def nested(counts, *sizes):
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    return torch.nested.nested_tensor_from_jagged(torch.randn(sum(counts), *sizes), offsets)
+
+
+def test_nested_tensors_of_other_lengths_are_refused():
+    z, y = nested([5, 3, 4], 4), nested([5, 3, 4], 2)
+    assert sk.fit_heads(z, y, P).weight.shape == (3, 4, 2)
+    with pytest.raises(ValueError, match=r"y holds 3 samples of task 0, but z holds 5"):
+        sk.fit_heads(z, nested([3, 5, 4], 2), P)
+    with pytest.raises(ValueError, match=r"y is nested with 2 tasks, but z has 3"):
+        sk.lambda_max(z, nested([8, 4], 2), P)
+    with pytest.raises(ValueError, match=r"sample_weight holds 4 samples of task 1, but z holds 3"):
+        sk.fit_heads(z, y, P, sample_weight=nested([5, 4, 3]).abs())
+    same = nested([5, 3, 4]).abs()
+    weighted = sk.fit_heads(z, y, P, sample_weight=same)
+    assert torch.equal(weighted.weight, sk.fit_heads(z, y, P, sample_weight=same.values()).weight)
+
+
+def test_nested_tensors_with_lengths_are_refused():
+    starts, lengths = torch.tensor([0, 2, 1]), torch.tensor([5, 3, 4])
+
+    def narrowed(*sizes):
+        return torch.nested.narrow(torch.randn(3, 8, *sizes), 1, starts, lengths, torch.jagged)
+
+    z, y = narrowed(4), narrowed(2)
+    with pytest.raises(
+        ValueError, match=r"fit_heads: z is nested with lengths.*torch.nested.narrow"
+    ):
+        sk.fit_heads(z, y, P)
+    packed = z.contiguous()
+    with pytest.raises(ValueError, match=r"fit_heads: y is nested with lengths"):
+        sk.fit_heads(packed, y, P)
+
+
+def test_ragged_compiles_and_still_checks():
+    samples = ragged([9, 0, 14, 1], 8, 2)
+
+    def heads(z, y, offsets):
+        return sk.fit_heads(z, y, P, offsets=offsets).weight
+
+    compiled = torch.compile(heads, fullgraph=True, backend="aot_eager")
+    arguments = (samples.z, samples.y, samples.offsets)
+    assert torch.equal(compiled(*arguments), heads(*arguments))
+    with pytest.raises(ValueError, match="fit_heads: offsets fall from 23 to 9 at task 2"):
+        compiled(samples.z, samples.y, samples.offsets[[0, 2, 3, 1, 4]])
 
 
 MEMORY = """

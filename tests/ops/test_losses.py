@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 import sparsedis_kernels as sk
+from sparsedis_kernels.ops._samples import read_samples
 from sparsedis_kernels.ops.unrolled import unrolled_heads
 from sparsedis_kernels.reference.prox import norm
 from tests.problems import LEVELS, random_penalty
@@ -370,6 +371,7 @@ def directional(f, leaves, directions, h=5e-4):
     ]
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")  # the gap asked is out of reach
 @losses
 @intercepts
@@ -382,6 +384,7 @@ def test_gradients_equal_finite_differences(loss, fit_intercept, levels, soft):
     check_gradients(loss, fit_intercept, levels, soft)
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")
 @losses
 def test_gradients_of_coupled_tasks_equal_finite_differences(loss):
@@ -454,3 +457,60 @@ def test_sparse_heads_take_the_loss(loss, hypergradient):
     assert float(agreed.double().mean()) > 0.7
     (grad,) = torch.autograd.grad(scores.square().mean(), z)
     assert bool(grad.isfinite().all())
+
+
+# ---- distributions up to rounding
+
+
+def test_rows_near_a_distribution_are_divided_by_their_sum(backend):
+    """A sum off by 0.005 would leave the gap open at 1e-4."""
+    z, y = problem("multinomial", 3, 30, 8, 4, soft=True)
+    how = {"loss": "multinomial", "backend": backend}
+    penalty = sk.Penalty(group=0.03)
+    exact = sk.fit_heads(z, y, penalty, tol=1e-4, **how)
+    for share in (0.995, 1.005):
+        near = sk.fit_heads(z, share * y, penalty, tol=1e-4, **how)
+        assert bool(near.converged.all())
+        torch.testing.assert_close(near.weight, exact.weight, rtol=1e-9, atol=1e-12)
+        for name in ("lambda_max", "duality_gap"):
+            at = (exact.weight, penalty) if name == "duality_gap" else (penalty,)
+            one, other = (getattr(sk, name)(z, k * y, *at, **how) for k in (1.0, share))
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="a target that the loss does not take in 3 of 3 tasks"):
+        sk.fit_heads(z, 0.98 * y, penalty, **how)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_distributions_are_as_fast_as_exact_ones(dtype):
+    z, y = problem("multinomial", 3, 30, 8, 4, soft=True)
+    penalty = sk.Penalty(group=0.03)
+    half = sk.fit_heads(z.to(dtype), y.to(dtype), penalty, loss="multinomial", tol=1e-4)
+    wide = y.to(dtype).float()
+    exact = wide / wide.sum(2, keepdim=True)
+    single = sk.fit_heads(z.to(dtype).float(), exact, penalty, loss="multinomial", tol=1e-4)
+    assert half.n_iter.tolist() == single.n_iter.tolist()
+    assert torch.equal(half.weight, single.weight.to(dtype))
+
+
+def test_the_gradient_is_that_of_the_divided_rows():
+    z, y = problem("multinomial", 2, 12, 3, 3, soft=True)
+    near = (0.995 * y).requires_grad_()
+    weight = sk.fit_heads(z, near, sk.Penalty(ridge=0.1), loss="multinomial", tol=1e-13).weight
+    (grad,) = torch.autograd.grad((weight * torch.linspace(-1, 1, 18).view(2, 3, 3)).sum(), near)
+    # A row's length plays no part.
+    assert float((grad * near).sum(2).abs().max()) < 1e-12 * float(grad.abs().max())
+    assert float(grad.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_hot_rows_stay_what_they_are(dtype):
+    z, y = problem("multinomial", 2, 20, 4, 3)
+    z, penalty = z.to(dtype), sk.Penalty(group=0.05)
+    for targets in (y.to(dtype), y.argmax(2)):
+        assert torch.equal(
+            read_samples("test", z, targets, None, None, "multinomial").y, y.to(dtype)
+        )
+    hard, index = (
+        sk.fit_heads(z, t, penalty, loss="multinomial") for t in (y.to(dtype), y.argmax(2))
+    )
+    assert torch.equal(hard.weight, index.weight)

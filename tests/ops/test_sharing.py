@@ -203,6 +203,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.usefixtures("never_done")
 @pytest.mark.filterwarnings("ignore:fit_heads")  # the gap asked is out of reach
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_gradients_equal_finite_differences_of_the_converged_scheme(case, monkeypatch):
@@ -401,3 +402,18 @@ def test_an_optimiser_refuses_sharing():
     weight.grad = torch.zeros_like(weight)
     with pytest.raises(ValueError, match=r"prox_sgd_: penalty.sharing = 0.2"):
         sk.optim.ProxSGD([weight], lr=0.1, penalty=P).step()
+
+
+def test_tasks_without_samples_count():
+    """A fourth task, empty, is worth a third more sharing."""
+    z, y = data("squared")
+    sizes = torch.tensor([0, 20, 40, 60])
+    packed = {"z": z.flatten(0, 1), "y": y.flatten(0, 1)}
+
+    def weights(sharing, offsets):
+        penalty = sk.Penalty(l1=0.02, sharing=sharing)
+        return sk.fit_heads(**packed, penalty=penalty, offsets=offsets, tol=1e-9).weight
+
+    empty = weights(0.03, torch.cat([sizes, sizes[-1:]]))
+    torch.testing.assert_close(empty[:3], weights(0.04, sizes), rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(empty[:3], weights(0.03, sizes), rtol=1e-3)

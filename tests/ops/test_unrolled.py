@@ -145,3 +145,33 @@ def test_arguments_that_do_not_fit() -> None:
         unrolled_heads(z, y[:2], penalty, n_steps=1)
     with pytest.raises(ValueError, match="unrolled_heads: n_steps must be >= 0, got -1"):
         unrolled_heads(z, y, penalty, n_steps=-1)
+
+
+@pytest.mark.parametrize("wrong", ["nan", "label", "soft"])
+def test_a_bad_task_is_named(wrong: str) -> None:
+    z, y = samples()
+    loss, targets = "multinomial", y.softmax(2)
+    if wrong == "nan":
+        loss, targets = "squared", y
+        z[2, 4, 1] = float("nan")
+    elif wrong == "label":
+        targets = y.argmax(2)
+        targets[2, 0] = -1
+    else:
+        targets[2] *= 3
+    with pytest.raises(ValueError, match=r"unrolled_heads: NaN, .*1 of 3 tasks, .* is task 2$"):
+        unrolled_heads(z, targets, PENALTIES["lasso"], n_steps=2, loss=loss)
+
+
+def test_compiles_and_maps() -> None:
+    """Bad tasks are looked for where that can be done alone."""
+    z, y = samples(6, 3)
+
+    def heads(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return unrolled_heads(z, y, PENALTIES["lasso"], n_steps=3)
+
+    compiled = torch.compile(heads, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(z, y), heads(z, y))
+    mapped = torch.vmap(heads)(z[:, None], y[:, None])
+    for together, alone in zip(mapped, heads(z, y), strict=True):
+        torch.testing.assert_close(together[:, 0], alone)

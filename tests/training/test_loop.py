@@ -13,6 +13,7 @@ from sparsedis_kernels.data import ClassTasks, Labelled, Tasks, TaskSource, load
 from sparsedis_kernels.nn import SparseHeads
 from sparsedis_kernels.training.loop import Arm, Run, _shown, compare, train
 from sparsedis_kernels.training.recipe import Recipe
+from sparsedis_kernels.training.step import bilevel_step
 from tests.training.common import HEADS, RECIPE
 
 
@@ -122,6 +123,37 @@ def test_what_cannot_be_drawn_is_said_before_training(
     with pytest.raises(ValueError, match=message):
         compare(load("digits"), told, HEADS, tmp_path, resume=False, shots=shots)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "heads", "recipe", "message"),
+    [
+        (
+            texts,
+            MULTINOMIAL,
+            {"support": 2, "query": 18},
+            "Run: support=2 has no sample of some of the ways=3",
+        ),
+        (lambda: load("shapes"), HEADS["dense"], {"query": 1}, r"Run: query=1, but R\^2"),
+    ],
+    ids=["a class without support", "one query"],
+)
+def test_what_has_no_score_is_said_before_training(
+    source: Callable[[], TaskSource],
+    heads: SparseHeads,
+    recipe: dict[str, int],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    told = Recipe(**{**vars(RECIPE), **recipe})
+    with pytest.raises(ValueError, match=message):
+        compare(source(), told, {"sparse": heads}, tmp_path, resume=False, shots=())
+    (name, size), *_ = recipe.items()
+    enough = Run(source(), heads, Recipe(**{**vars(told), name: size + 1}))
+    enough.check(())
+    episode = next(enough._episodes("validation", 1, enough.recipe.support))
+    outcome = bilevel_step(enough.backbone, heads, episode, enough.source.kind)
+    assert bool(torch.isfinite(outcome.loss) and torch.isfinite(outcome.score).all())
 
 
 def test_few_shot_accuracy_grows_with_the_shots(arms: tuple[dict[str, Arm], Path]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -237,3 +238,16 @@ def test_summary_by_hand() -> None:
 def test_recipe_refuses_numbers_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"Recipe: {name} must be > 0, got {value}"):
         Recipe(**{name: value})
+
+
+def test_an_error_leaves_the_backbone_in_its_mode() -> None:
+    backbone = Backbone((3,), 4)
+
+    def episodes() -> Iterator[Episode]:
+        assert not backbone.training
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(backbone, SparseHeads(sk.Penalty(ridge=0.1)), episodes(), "regression")
+    assert backbone.training

@@ -28,5 +28,8 @@ def read_images(files: Sequence[Path], side: int) -> Tensor:
     pixels = np.empty((len(files), side, side, 3), np.uint8)
     for row, file in zip(pixels, files, strict=True):
         with Image.open(file) as image:
-            row[:] = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            try:
+                row[:] = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            except (OSError, SyntaxError) as error:  # Pillow's, of a file cut short or damaged
+                raise OSError(f"{file}: {error}") from error
     return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
