@@ -169,26 +169,18 @@ inline void for_each_rows(int64_t C, F body) {
   if (C - c == 1) body(c, std::integral_constant<int, 1>());
 }
 
-// out (C, ldo) = L R for R (K, columns; ldr), `columns` whole tiles; L's entry (c, k) is at c * row
-// + k * step.
+// out (C, ldo) = L R for L (C, K; ldl) and R (K, columns; ldr), `columns` whole tiles, in `Sum`.
 template <typename Sum, typename L, typename R>
-inline void multiply_strided(const L* l, int64_t C, int64_t step, int64_t row, int64_t K,
-                             const R* r, int64_t ldr, int64_t columns, Sum* out, int64_t ldo) {
+inline void multiply(const L* l, int64_t C, int64_t ldl, int64_t K, const R* r, int64_t ldr,
+                     int64_t columns, Sum* out, int64_t ldo) {
   for_each_rows(C, [=](int64_t c, auto rows) {
     for (int64_t b = 0; b < columns; b += Simd<Sum>::kTile) {
       Tile<decltype(rows)::value, Sum> tile;
       tile.clear();
-      tile.accumulate(l + c * row, step, row, r + b, ldr, K);
+      tile.accumulate(l + c * ldl, 1, ldl, r + b, ldr, K);
       tile.store(out + c * ldo + b, ldo);
     }
   });
-}
-
-// The same for a flat L (C, K; ldl).
-template <typename Real>
-inline void multiply(const Real* L, int64_t C, int64_t ldl, int64_t K, const Real* R, int64_t ldr,
-                     int64_t columns, Real* out, int64_t ldo) {
-  multiply_strided(L, C, 1, ldl, K, R, ldr, columns, out, ldo);
 }
 
 // R = B - (A W')' for A (n, ld), B and R (C, ldr), W (C, ldw), sums in the type `Sum`.

@@ -55,7 +55,7 @@ inline void scatter_weights(const WorkingSet<Real>& ws, int64_t ld, Real* W) {
 template <typename Sum, typename Real>
 inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum* g) {
   const int64_t C = task.C;
-  multiply_strided(R, C, 1, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
+  multiply(R, C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
   double correlation = 0;
   for (int64_t c = 0; c < C; ++c)
     correlation += dot<double>(g + c * task.ld, W + c * task.ld, task.M);
@@ -69,7 +69,7 @@ inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum*
 template <typename Sum, typename Real>
 inline void set_residual(const Task<Real>& task, const WorkingSet<Real>& ws, Sum* R) {
   const int64_t lds = task.lds;
-  multiply_strided(ws.W.get(), ws.C, 1, ws.ld, ws.size, ws.Zt.get(), lds, lds, R, lds);
+  multiply(ws.W.get(), ws.C, ws.ld, ws.size, ws.Zt.get(), lds, lds, R, lds);
   const Real* B = task.B.get();
 #pragma omp simd
   for (int64_t i = 0; i < ws.C * lds; ++i) R[i] = static_cast<Sum>(B[i]) - R[i];

@@ -161,8 +161,7 @@ void pull_at_zero(const TaskInput<Real>& in, ReportWork<Real>& work) {
   Task<Real>& task = work.task;
   double* g = work.g.reserve(task.C * task.ld);
   if (task.loss == kSquared) {
-    multiply_strided(task.B.get(), task.C, 1, task.lds, task.n, task.A.get(), task.ld, task.ld, g,
-                     task.ld);
+    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
     return;
   }
   load_curved(in, task, work.curved);
