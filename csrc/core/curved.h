@@ -167,14 +167,7 @@ inline void score_all(const Task<Real>& task, const Curved<Real>& data, const Re
 // g = A'R over all features, (C, task.ld).
 template <typename Real, typename Sum>
 inline void pull_all(const Task<Real>& task, const Scores<Sum>& m, Sum* g) {
-  if constexpr (sizeof(Real) == sizeof(Sum)) {
-    multiply(m.R.get(), m.C, m.ld, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
-  } else {
-    std::fill_n(g, m.C * task.ld, Sum(0));
-    for (int64_t i = 0; i < task.n; ++i)
-      for (int64_t c = 0; c < m.C; ++c)
-        axpy(m.R.get()[c * m.ld + i], task.A.get() + i * task.ld, g + c * task.ld, task.ld);
-  }
+  multiply(m.R.get(), m.C, m.ld, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
 }
 
 // The gap of W, relative to the objective at zero weights, where `m` was made at W; g = A'R.
