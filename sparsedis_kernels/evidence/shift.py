@@ -145,13 +145,13 @@ on, the others are the new classes, judged in later dates. `friends`: MiniLM fea
 of one of six characters, 50 such texts of each in each of ten seasons; who speaks? Of texts, 25
 support samples a task. Training: heads fitted to four tasks a step, `ridge` or `sparse` (group and
 ridge 1), with the detached gradient unless it says implicit; or `softmax`, one layer for all
-classes, on as many examples a step. 200 steps (50 with --quick) of AdamW at 2e-3. Strength (ridge;
-group; for softmax the step size, of 2e-3): one of three (texts: five) for each held-out domain, by
-the ridge probe in the other domains on validation examples, which no training sees, in one training
-each (texts: two) at seeds from {TUNING_SEED}. Its time is that of the first seed which holds out
-the domain. 200 test tasks. k-shot: held out, ridge probe, k samples a class. Features a task and
-exp(H): of the sparse probe in seen domains, of 64. The spread is over seeds, and so over held-out
-domains too; the claims compare the same seeds."""
+classes, on as many examples a step. 200 steps of AdamW at 2e-3. Strength (ridge; group; for softmax
+the step size, of 2e-3): one of three (texts: five) for each held-out domain, by the ridge probe in
+the other domains on validation examples, which no training sees, in one training each (texts: two)
+at seeds from {TUNING_SEED}. Its time is that of the first seed which holds out the domain. 200 test
+tasks. k-shot: held out, ridge probe, k samples a class. Features a task and exp(H): of the sparse
+probe in seen domains, of 64. The spread is over seeds, and so over held-out domains too; the claims
+compare the same seeds. With --quick: {_QUICK_STEPS} steps, `rotation` alone."""
 
 
 def _about() -> str:
