@@ -45,6 +45,7 @@ _ON_TEXTS = {
     "sparse": (0.1, 0.2, 0.4, 0.6, 0.8),
     "softmax": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
 }
+_ON_FRIENDS = _ON_TEXTS | {"ridge": (1.0, 10.0, 100.0, 1e3, 1e4)}  # where 100 is not enough
 _QUICK_STEPS = 50
 _HELD_OUT = ("held_out_ridge", "held_out_sparse")
 _FEW = ("shots_1_ridge", "shots_5_ridge", "shots_10_ridge")
@@ -82,8 +83,11 @@ def _settings(quick: bool) -> dict[str, Setting]:
     if quick:
         arms = _arms({"rotation": _IMAGES["rotation"]}, _ON_IMAGES)
         return {label: replace(setting, steps=_QUICK_STEPS) for label, setting in arms.items()}
-    texts = {} if missing_for_texts() else _TEXTS
-    return _arms(_IMAGES, _ON_IMAGES) | _arms(texts, _ON_TEXTS)
+    images = _arms(_IMAGES, _ON_IMAGES)
+    if missing_for_texts():
+        return images
+    news, friends = ({name: data} for name, data in _TEXTS.items())
+    return images | _arms(news, _ON_TEXTS) | _arms(friends, _ON_FRIENDS)
 
 
 def _arms(
