@@ -21,7 +21,7 @@ struct Curved {
 
 // Newton's system of the bias, (C, padded C).
 struct BiasSystem {
-  Buffer<double> H, gradient, step, trial, weighted;
+  Buffer<double> H, gradient, step, trial, weighted, room;
 };
 
 // Twice what a Newton step still gains: below the first it is rounding, below the second a full
@@ -117,16 +117,17 @@ inline void bias_system(Loss loss, const Curved<Real>& data, const Scores<Sum>& 
 template <typename Real, typename Sum>
 inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, int64_t n,
                      Scores<Sum>& m, BiasSystem& system) {
-  double *bias = m.bias.get(), *step = system.step.reserve(m.C), *trial = system.trial.reserve(m.C);
+  const int64_t ld = padded<double>(m.C);
+  double *bias = m.bias.get(), *step = system.step.reserve(ld), *trial = system.trial.reserve(m.C);
   const auto value = [&](const double* b) {
     return divergence(loss, m, b, data.y.get(), data.p.get(), n, 0.0);
   };
   means(loss, m, bias);
   for (int iteration = 0; fit_intercept && iteration < kBiasSteps; ++iteration) {
     bias_system(loss, data, m, system);
-    if (!cholesky(system.H.get(), m.C, padded<double>(m.C))) return;
+    if (!cholesky(system.H.get(), m.C, ld)) return;
     std::copy_n(system.gradient.get(), m.C, step);
-    cholesky_solve(system.H.get(), m.C, padded<double>(m.C), step);
+    cholesky_solve(system.H.get(), m.C, ld, step, 1, ld, system.room.reserve(ld));
     const double decrement = dot<double>(step, system.gradient.get(), m.C);
     if (!(decrement > small_decrement<Sum>())) return;
     const bool certain = decrement < kCertainDecrement;

@@ -31,7 +31,7 @@ inline void shape_term(CurvedTerm<Real>& term, int64_t n, int64_t S, int64_t C, 
   term.n = n, term.S = S, term.C = C, term.rows = rows, term.ld = ld;
   term.A.reserve(n * rows), term.At.reserve(S * ld);
   for (Buffer<Real>* wide : {&term.T, &term.shift}) wide->reserve(C * ld);
-  term.along.reserve(ld), term.diagonals.reserve(C * rows), term.answer.reserve(C);
+  term.along.reserve(ld), term.diagonals.reserve(C * rows), term.answer.reserve(padded<double>(C));
 }
 
 // b = H_b^-1 (pull - sum_i sqrt(p_i) T_i), in `answer`; pull (C) may be null.
@@ -40,7 +40,8 @@ inline void answer_bias(CurvedTerm<Real>& term, const double* pull) {
   double* b = term.answer.get();
   for (int64_t c = 0; c < term.C; ++c)
     b[c] = (pull ? pull[c] : 0.0) - dot<double>(term.root, term.T.get() + c * term.ld, term.ld);
-  cholesky_solve(term.system.H.get(), term.C, padded<double>(term.C), b);
+  const int64_t ld = padded<double>(term.C);
+  cholesky_solve(term.system.H.get(), term.C, ld, b, 1, ld, term.system.room.reserve(ld));
 }
 
 // T += sqrt(p) Q b

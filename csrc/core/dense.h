@@ -11,10 +11,13 @@ SPARSEDIS_BEGIN
 
 #if defined(__AVX512F__)
 constexpr int64_t kVectorBytes = 64;
+constexpr int kGramRows = 8;  // of a tile: with 32 registers more loads are shared
 #elif defined(__AVX__)
 constexpr int64_t kVectorBytes = 32;
+constexpr int kGramRows = 4;
 #else
 constexpr int64_t kVectorBytes = 16;
+constexpr int kGramRows = 4;
 #endif
 
 template <typename Real>
@@ -112,17 +115,17 @@ struct Tile {
   }
 };
 
-// G[a:a+4, b:b+tile] = Z[:, a:a+4]' Z[:, b:b+tile], summed in blocks of rows so that float32 sums
-// over many samples keep their accuracy.
+// G[a:a+rows, b:b+tile] = Z[:, a:a+rows]' Z[:, b:b+tile] for kGramRows rows, summed in blocks of
+// rows so that float32 sums over many samples keep their accuracy.
 template <typename Real>
 inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b, Real* G,
                       int64_t ldg) {
   constexpr int64_t block = 256;
-  Tile<4, Real> total;
+  Tile<kGramRows, Real> total;
   total.clear();
   total.accumulate(Z + a, ld, 1, Z + b, ld, std::min(block, n));
   for (int64_t i = block; i < n; i += block) {
-    Tile<4, Real> part;
+    Tile<kGramRows, Real> part;
     part.clear();
     part.accumulate(Z + i * ld + a, ld, 1, Z + i * ld + b, ld, std::min(block, n - i));
     total.add(1, part);
@@ -130,11 +133,54 @@ inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b
   total.store(G + a * ldg + b, ldg);
 }
 
+// Four by four values, transposed in registers.
+template <typename Real>
+inline void transpose_block(const Real* from, int64_t ldf, Real* to, int64_t ldt) {
+  typedef Real Row
+      __attribute__((vector_size(4 * sizeof(Real)), aligned(alignof(Real)), may_alias));
+  Row rows[4];
+  for (int r = 0; r < 4; ++r) rows[r] = *reinterpret_cast<const Row*>(from + r * ldf);
+#ifdef __clang__
+#define SPARSEDIS_SHUFFLE(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l)
+#else
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Index Mask __attribute__((vector_size(4 * sizeof(Real))));
+#define SPARSEDIS_SHUFFLE(x, y, i, j, k, l) __builtin_shuffle(x, y, Mask{i, j, k, l})
+#endif
+  const Row low[2] = {SPARSEDIS_SHUFFLE(rows[0], rows[1], 0, 4, 1, 5),
+                      SPARSEDIS_SHUFFLE(rows[2], rows[3], 0, 4, 1, 5)};
+  const Row high[2] = {SPARSEDIS_SHUFFLE(rows[0], rows[1], 2, 6, 3, 7),
+                       SPARSEDIS_SHUFFLE(rows[2], rows[3], 2, 6, 3, 7)};
+  const Row columns[4] = {SPARSEDIS_SHUFFLE(low[0], low[1], 0, 1, 4, 5),
+                          SPARSEDIS_SHUFFLE(low[0], low[1], 2, 3, 6, 7),
+                          SPARSEDIS_SHUFFLE(high[0], high[1], 0, 1, 4, 5),
+                          SPARSEDIS_SHUFFLE(high[0], high[1], 2, 3, 6, 7)};
+#undef SPARSEDIS_SHUFFLE
+  for (int r = 0; r < 4; ++r) *reinterpret_cast<Row*>(to + r * ldt) = columns[r];
+}
+
+// to (columns, ldt) = the transpose of from (rows, ldf).
+template <typename Real>
+inline void transpose(const Real* from, int64_t ldf, int64_t rows, int64_t columns, Real* to,
+                      int64_t ldt) {
+  const int64_t whole = columns / 4 * 4;
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4)
+    for (int64_t j = 0; j < whole; j += 4)
+      transpose_block(from + i * ldf + j, ldf, to + j * ldt + i, ldt);
+  for (int64_t k = 0; k < rows; ++k)
+    for (int64_t j = k < i ? whole : 0; j < columns; ++j) to[j * ldt + k] = from[k * ldf + j];
+}
+
 // The part of a symmetric matrix right of its diagonal from the part left of it, from row `begin`.
 template <typename Real>
 inline void mirror(int64_t begin, int64_t end, Real* G, int64_t ldg) {
-  for (int64_t a = begin; a < end; ++a)
-    for (int64_t b = 0; b < a; ++b) G[b * ldg + a] = G[a * ldg + b];
+  for (int64_t a = begin; a < end; a += 4) {
+    const int64_t rows = std::min<int64_t>(4, end - a);
+    transpose(G + a * ldg, ldg, rows, a, G + a, ldg);
+    for (int64_t k = a; k < a + rows; ++k)
+      for (int64_t b = a; b < k; ++b) G[b * ldg + k] = G[k * ldg + b];
+  }
 }
 
 // Rows [begin, end) of G = Z'Z against columns [0, end), and their mirror. `ld` and `ldg` are whole
@@ -143,19 +189,9 @@ template <typename Real>
 inline void gram_columns(const Real* Z, int64_t n, int64_t ld, int64_t begin, int64_t end, Real* G,
                          int64_t ldg) {
   constexpr int64_t tile = Simd<Real>::kTile;
-  for (int64_t a = begin / 4 * 4; a < end; a += 4)
-    for (int64_t b = 0; b < a + 4; b += tile) gram_tile(Z, n, ld, a, b, G, ldg);
+  for (int64_t a = begin / kGramRows * kGramRows; a < end; a += kGramRows)
+    for (int64_t b = 0; b < a + kGramRows; b += tile) gram_tile(Z, n, ld, a, b, G, ldg);
   mirror(begin, end, G, ldg);
-}
-
-// At (columns, ldt) from A (n, ld); the rest of a row of At is zero.
-template <typename Real>
-inline void transpose(const Real* A, int64_t n, int64_t ld, int64_t columns, Real* At,
-                      int64_t ldt) {
-  for (int64_t j = 0; j < columns; ++j) {
-    for (int64_t i = 0; i < n; ++i) At[j * ldt + i] = A[i * ld + j];
-    std::fill(At + j * ldt + n, At + (j + 1) * ldt, Real(0));
-  }
 }
 
 // Calls body(c, rows) for blocks of four outputs or five, and for what is left.

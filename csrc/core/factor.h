@@ -1,7 +1,7 @@
 // The Cholesky factor K = U'U of one task's matrices, U upper triangular, by blocks of rows.
 //
-// Matrices are (n, ld) with rows of whole tiles; of K the part right of the diagonal is read, and
-// what a factor holds left of it has no meaning.
+// Matrices are (n, ld) with rows of whole tiles; of K the part right of the diagonal is read. Left
+// of it a factor holds its transpose.
 #pragma once
 
 #include "dense.h"
@@ -94,7 +94,7 @@ inline void solve_tile(const Pivot<rows, Real>& pivot, Tile<rows, Real>& tile) {
 template <typename Real>
 inline bool cholesky(Real* U, int64_t n, int64_t ld) {
   constexpr int64_t width = Simd<Real>::kTile;
-  return for_each_block(n, [=](int64_t i, auto count) {
+  const auto factor_rows = [=](int64_t i, auto count) {
     constexpr int rows = decltype(count)::value;
     const int64_t first = i / width * width;
     reduced<rows>(U, ld, 0, i, U, ld, first).store(U + i * ld + first, ld);
@@ -110,32 +110,60 @@ inline bool cholesky(Real* U, int64_t n, int64_t ld) {
       tile.store(U + i * ld + b, ld);
     }
     return true;
+  };
+  if (!for_each_block(n, factor_rows)) return false;
+  return for_each_block(n, [=](int64_t i, auto count) {
+    constexpr int rows = decltype(count)::value;
+    for (int64_t r = i; r < i + rows; ++r)
+      for (int64_t s = r + 1; s < i + rows; ++s) U[s * ld + r] = U[r * ld + s];
+    const int64_t after = i + rows;
+    transpose(U + i * ld + after, ld, rows, n - after, U + after * ld + i, ld);
+    return true;
   });
 }
 
-// x <- K^-1 x for one contiguous right side.
-template <typename Real>
-inline void cholesky_solve(const Real* U, int64_t n, int64_t ld, Real* x) {
-  const auto forward = [=](int64_t i, auto count) {
-    constexpr int rows = decltype(count)::value;
-    Pivot<rows, Real>(U + i * ld + i, ld).forward(x + i);
-    const Real* row = U + i * ld;
-    Real head[rows];
-    std::copy_n(x + i, rows, head);
-#pragma omp simd
-    for (int64_t j = i + rows; j < n; ++j) {
-      Real sum = 0;
-      for (int r = 0; r < rows; ++r) sum += row[r * ld + j] * head[r];
-      x[j] -= sum;
+// Takes the solved unknowns [i, i + rows) from `solved` (C, ldx) to the columns [begin, end) of X:
+// X -= their rows of U times them. The first and last tile may reach beyond these columns.
+template <int rows, typename Real>
+inline void substitute(const Real* U, int64_t ld, int64_t i, const Real* solved, int64_t C,
+                       int64_t ldx, int64_t begin, int64_t end, Real* X) {
+  constexpr int64_t width = Simd<Real>::kTile;
+  for_each_rows(C, [=](int64_t c, auto outputs) {
+    Tile<decltype(outputs)::value, Real> tile, taken;
+    for (int64_t b = begin / width * width; b < end; b += width) {
+      taken.clear();
+      for (int r = 0; r < rows; ++r)
+        taken.add_product(solved + c * ldx + i + r, ldx, U + (i + r) * ld + b);
+      tile.load(X + c * ldx + b, ldx);
+      tile.add(-1, taken);
+      tile.store(X + c * ldx + b, ldx);
     }
+  });
+}
+
+// X <- K^-1 X for C right sides, the rows of X (C, ldx) in whole tiles; what they hold past n is
+// lost. `room` is as large.
+template <typename Real>
+inline void cholesky_solve(const Real* U, int64_t n, int64_t ld, Real* X, int64_t C, int64_t ldx,
+                           Real* room) {
+  for_each_block(n, [=](int64_t i, auto count) {
+    constexpr int rows = decltype(count)::value;
+    const Pivot<rows, Real> pivot(U + i * ld + i, ld);
+    for (int64_t c = 0; c < C; ++c) {
+      std::copy_n(X + c * ldx + i, rows, room + c * ldx + i);
+      pivot.forward(room + c * ldx + i);
+    }
+    substitute<rows>(U, ld, i, room, C, ldx, i + rows, n, X);
     return true;
-  };
-  for_each_block(n, forward);
+  });
   const auto backward = [=](int64_t i, auto count) {
     constexpr int rows = decltype(count)::value;
-    const int64_t end = i + rows;
-    for (int r = 0; r < rows; ++r) x[i + r] -= dot<Real>(U + (i + r) * ld + end, x + end, n - end);
-    Pivot<rows, Real>(U + i * ld + i, ld).backward(x + i);
+    const Pivot<rows, Real> pivot(U + i * ld + i, ld);
+    for (int64_t c = 0; c < C; ++c) {
+      std::copy_n(room + c * ldx + i, rows, X + c * ldx + i);
+      pivot.backward(X + c * ldx + i);
+    }
+    substitute<rows>(U, ld, i, X, C, ldx, 0, i, room);
   };
   for (int64_t i = n; i % 4 != 0;) backward(--i, std::integral_constant<int, 1>());
   for (int64_t i = n / 4 * 4; i > 0;) backward(i -= 4, std::integral_constant<int, 4>());
@@ -158,8 +186,9 @@ inline void invert(const Real* U, int64_t n, int64_t ld, Real* V, Real* inverse)
     }
     return true;
   });
-  for (int64_t a = 0; a < n; a += 4)
-    for (int64_t b = 0; b < a + 4; b += tile) gram_tile(V + a * ld, n - a, ld, a, b, inverse, ld);
+  for (int64_t a = 0; a < n; a += kGramRows)
+    for (int64_t b = 0; b < a + kGramRows; b += tile)
+      gram_tile(V + a * ld, n - a, ld, a, b, inverse, ld);
   mirror(0, n, inverse, ld);
 }
 

@@ -20,11 +20,24 @@ struct HeadGradient {
   Real *l1, *group, *ridge;     // (M)
 };
 
+constexpr int64_t kSampleRows = 8;  // samples whose gradients are written together
+
+// Between samples and outputs, `ld` apart: some samples' features, [scores, U's products] and
+// p [r, Q q]; what they multiply, and the gradients of features.
+struct SampleExchange {
+  int64_t ld;
+  Buffer<double> in, out;        // (S, ld), (2 C, ld of the support)
+  Buffer<double> rows, product;  // (kSampleRows, ld of the support)
+  Buffer<double> score, mixed;   // (kSampleRows, ld)
+  bool any_floor;
+};
+
 template <typename Real>
 struct HeadBackwardWork {
   Task<double> task;
   SupportSystem<double> system;
   SpdSystem<double> dual;
+  SampleExchange exchange;
   Buffer<double> W, columns, row, grad_p, floor_gradient;
   Buffer<double> residual, response, bent;  // r_i, q_i and Q q_i of one sample, (C)
   Buffer<double> grad_bias, answer;         // the cotangent of the bias, and the bias in q_i
@@ -70,8 +83,9 @@ inline void load_support(const HeadGradient<Real>& in, Work& work) {
     return task.penalty.nonneg || task.penalty.l1[s.row.get()[a]] > 0;
   };
   linearise(s, W, group.get(), std::numeric_limits<double>::infinity(), held);
-  for (int64_t i = 0; i < s.C * s.ld; ++i)
-    if (i % s.ld < s.S && !s.live.get()[i]) s.r.get()[i] = 0;
+  for (int64_t c = 0; c < s.C && !s.all_live; ++c)
+    for (int64_t i = c * s.ld; i < c * s.ld + s.S; ++i)
+      if (!s.live.get()[i]) s.r.get()[i] = 0;
 }
 
 // The support's columns of A, (n, ld), and their Gram matrix.
@@ -93,26 +107,24 @@ inline void solve_ridge_adjoint(Work& work) {
   const Task<double>& task = work.task;
   SupportSystem<double>& s = work.system;
   SpdSystem<double>& dual = work.dual;
-  const int64_t n = task.n;
-  double* scaled = work.columns.reserve(n * task.ld);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < task.ld; ++j)
-      scaled[i * task.ld + j] =
-          j < task.M ? task.A.get()[i * task.ld + j] / std::sqrt(task.penalty.ridge[j]) : 0.0;
-  dual.shape(n, s.C);
-  gram_of_rows(scaled, n, task.ld, task.M, dual);
+  const int64_t n = task.n, C = s.C, ld = s.ld;
+  double *scale = work.row.reserve(ld), *x = s.x.get();
+  for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(task.penalty.ridge[j]);
+  dual.shape(n, C);
+  double* a = dual.x.get();
+  gram_of_rows(task.A.get(), n, task.ld, task.M, scale, dual);
   for (int64_t i = 0; i < n; ++i) dual.K.get()[i * dual.ld + i] += 1;
   cholesky(dual.K.get(), n, dual.ld);
-  double *half = s.p.get(), *a = dual.x.get();
-  for (int64_t c = 0; c < s.C; ++c) {
-    for (int64_t j = 0; j < s.S; ++j)
-      half[j] = s.r.get()[c * s.ld + j] / std::sqrt(task.penalty.ridge[j]);
-    for (int64_t i = 0; i < n; ++i) a[i] = dot<double>(scaled + i * task.ld, half, s.S);
-    cholesky_solve(dual.K.get(), n, dual.ld, a);
-    for (int64_t i = 0; i < n; ++i) axpy(-a[i], scaled + i * task.ld, half, s.S);
-    for (int64_t j = 0; j < s.S; ++j)
-      s.x.get()[c * s.ld + j] = half[j] / std::sqrt(task.penalty.ridge[j]);
-  }
+  for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j) x[c * ld + j] = scale[j] * s.r.get()[c * ld + j];
+  multiply(x, C, ld, task.M, dual.At.get(), dual.ld, dual.ld, a, dual.ld);
+  cholesky_solve(dual.K.get(), n, dual.ld, a, C, dual.ld, dual.product.get());
+  multiply(a, C, dual.ld, n, task.A.get(), ld, ld, s.p.get(), ld);
+  for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j)
+      x[c * ld + j] = scale[j] * (x[c * ld + j] - scale[j] * s.p.get()[c * ld + j]);
 }
 
 // U on the support, in system.x.
@@ -168,49 +180,110 @@ inline void load_floor_gradients(Work& work) {
   }
 }
 
-// r_i, q_i and Q q_i of one sample, each (C).
-template <typename Real, typename Work>
-inline void sample_response(const TaskInput<Real>& in, int64_t i, Work& work) {
-  const Task<double>& task = work.task;
+// [W U] with features as rows, and -[U; W] with outputs as rows: what samples meet on their way in
+// and out.
+template <typename Work>
+inline void load_exchange(Work& work) {
   const SupportSystem<double>& s = work.system;
-  double *r = work.residual.get(), *q = work.response.get(), *row = work.row.get();
+  SampleExchange& e = work.exchange;
+  e.ld = padded<double>(2 * s.C);
+  double *in = e.in.reserve(s.S * e.ld), *out = e.out.reserve(2 * s.C * s.ld);
+  std::fill_n(in, s.S * e.ld, 0.0);
+  transpose(work.W.get(), s.ld, s.C, s.S, in, e.ld);
+  transpose(s.x.get(), s.ld, s.C, s.S, in + s.C, e.ld);
+  for (int64_t i = 0; i < s.C * s.ld; ++i)
+    out[i] = -s.x.get()[i], out[s.C * s.ld + i] = -work.W.get()[i];
+  e.rows.reserve(kSampleRows * s.ld), e.product.reserve(kSampleRows * s.ld);
+  e.score.reserve(kSampleRows * e.ld), e.mixed.reserve(kSampleRows * e.ld);
+  e.any_floor = false;
+  for (int64_t a = 0; a < s.S; ++a) e.any_floor |= work.floor_gradient.get()[a] != 0;
+}
+
+// The support's features of samples [i, i + count), less their means.
+template <typename Real, typename Work>
+inline void gather_samples(const TaskInput<Real>& in, int64_t i, int64_t count, Work& work) {
+  const SupportSystem<double>& s = work.system;
+  const double* zbar = work.task.zbar.get();
+  for (int64_t r = 0; r < count; ++r) {
+    const Real* z = in.z + (i + r) * in.M;
+    double* row = work.exchange.rows.get() + r * s.ld;
+    if (s.S == in.M) {
+#pragma omp simd
+      for (int64_t j = 0; j < in.M; ++j) row[j] = z[j] - zbar[j];
+      continue;
+    }
+    for (int64_t a = 0; a < s.S; ++a) {
+      const int64_t j = s.row.get()[a];
+      row[a] = z[j] - zbar[j];
+    }
+  }
+}
+
+// r_i, q_i and Q q_i of one sample, each (C), from its row of scores.
+template <typename Real, typename Work>
+inline void sample_response(const TaskInput<Real>& in, int64_t i, const double* score, Work& work) {
+  double *r = work.residual.get(), *q = work.response.get();
   const bool squared = in.loss == kSquared;
-  for (int64_t a = 0; a < s.S; ++a) {
-    const int64_t j = s.row.get()[a];
-    row[a] = in.z[i * in.M + j] - task.zbar.get()[j];
-  }
-  for (int64_t c = 0; c < in.C; ++c) {
-    const double score = dot<double>(row, work.W.get() + c * s.ld, s.S);
-    (squared ? r : work.sample.S.get())[c] = score;
-    q[c] = dot<double>(row, s.x.get() + c * s.ld, s.S) + work.answer.get()[c];
-  }
+  std::copy_n(score, in.C, squared ? r : work.sample.S.get());
+  for (int64_t c = 0; c < in.C; ++c) q[c] = score[in.C + c] + work.answer.get()[c];
   std::copy_n(q, in.C, work.bent.get());
   if (!squared) {
     means(in.loss, work.sample, work.scores.bias.get());
     std::copy_n(work.sample.P.get(), in.C, r);
     curve(in.loss, r, in.C, 1, work.bent.get(), work.sample.sum.get());
   }
-  for (int64_t c = 0; c < in.C; ++c) r[c] -= in.y[i * in.C + c] - task.ybar.get()[c];
+  for (int64_t c = 0; c < in.C; ++c) r[c] -= in.y[i * in.C + c] - work.task.ybar.get()[c];
 }
 
+// What the samples' features get, from their rows of products: (S) to where it goes.
 template <typename Real, typename Work>
-inline void write_sample(const TaskInput<Real>& in, const HeadGradient<Real>& out, int64_t i,
-                         Work& work) {
+inline void write_features(const TaskInput<Real>& in, const HeadGradient<Real>& out, int64_t i,
+                           const double* product, Work& work) {
   const SupportSystem<double>& s = work.system;
-  const double p = work.task.p.get()[i];
-  const double *r = work.residual.get(), *q = work.response.get(), *bent = work.bent.get();
-  if (out.z) std::fill_n(out.z + i * in.M, in.M, Real(0));
-  for (int64_t a = 0; a < s.S && (out.z || out.z_sum); ++a) {
-    double sum = 0;
-    for (int64_t c = 0; c < in.C; ++c)
-      sum += s.x.get()[c * s.ld + a] * r[c] + work.W.get()[c * s.ld + a] * bent[c];
-    sum -= 2 * work.floor_gradient.get()[a] * work.row.get()[a];
-    const int64_t at = i * in.M + s.row.get()[a];
-    if (out.z) out.z[at] = static_cast<Real>(-p * sum);
-    if (out.z_sum) out.z_sum[at] -= p * sum;
+  const int64_t* row = s.row.get();
+  for (int64_t a = 0; a < s.S && out.z_sum; ++a) out.z_sum[i * in.M + row[a]] += product[a];
+  if (!out.z) return;
+  Real* z = out.z + i * in.M;
+  if (s.S == in.M) {
+#pragma omp simd
+    for (int64_t j = 0; j < in.M; ++j) z[j] = static_cast<Real>(product[j]);
+    return;
   }
-  if (out.y)
-    for (int64_t c = 0; c < in.C; ++c) out.y[i * in.C + c] = static_cast<Real>(p * q[c]);
+  std::fill_n(z, in.M, Real(0));
+  for (int64_t a = 0; a < s.S; ++a) z[row[a]] = static_cast<Real>(product[a]);
+}
+
+// The gradients of samples [i, i + count).
+template <typename Real, typename Work>
+inline void write_samples(const TaskInput<Real>& in, const HeadGradient<Real>& out, int64_t i,
+                          int64_t count, Work& work) {
+  const SupportSystem<double>& s = work.system;
+  SampleExchange& e = work.exchange;
+  const double *p = work.task.p.get() + i, *floor = work.floor_gradient.get();
+  double *rows = e.rows.get(), *score = e.score.get(), *mixed = e.mixed.get();
+  gather_samples(in, i, count, work);
+  multiply(rows, count, s.ld, s.S, e.in.get(), e.ld, e.ld, score, e.ld);
+  for (int64_t r = 0; r < count; ++r) {
+    sample_response(in, i + r, score + r * e.ld, work);
+    const double *residual = work.residual.get(), *q = work.response.get();
+    for (int64_t c = 0; c < in.C; ++c) {
+      mixed[r * e.ld + c] = p[r] * residual[c];
+      mixed[r * e.ld + in.C + c] = p[r] * work.bent.get()[c];
+      if (out.y) out.y[(i + r) * in.C + c] = static_cast<Real>(p[r] * q[c]);
+    }
+    double& grad_p = work.grad_p.get()[i + r];
+    grad_p = -dot<double>(residual, q, in.C);
+    for (int64_t a = 0; a < s.S && e.any_floor; ++a)
+      grad_p += floor[a] * rows[r * s.ld + a] * rows[r * s.ld + a];
+  }
+  if (!out.z && !out.z_sum) return;
+  multiply(mixed, count, e.ld, 2 * in.C, e.out.get(), s.ld, s.ld, e.product.get(), s.ld);
+  for (int64_t r = 0; r < count; ++r) {
+    double* product = e.product.get() + r * s.ld;
+    for (int64_t a = 0; a < s.S && e.any_floor; ++a)
+      product[a] += 2 * p[r] * floor[a] * rows[r * s.ld + a];
+    write_features(in, out, i + r, product, work);
+  }
 }
 
 // grad_s_i = (grad_p_i - sum p grad_p) / sum s
@@ -230,17 +303,12 @@ template <typename Real, typename Work>
 inline void write_gradients(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                             const HeadGradient<Real>& out, Work& work) {
   for (Buffer<double>* one : {&work.residual, &work.response, &work.bent}) one->reserve(in.C);
-  work.row.reserve(work.system.ld);
-  double* grad_p = work.grad_p.reserve(in.n);
+  work.grad_p.reserve(in.n);
   load_floor_gradients(work);
   write_strengths(penalty, out, work);
-  for (int64_t i = 0; i < in.n; ++i) {
-    sample_response(in, i, work);
-    write_sample(in, out, i, work);
-    grad_p[i] = -dot<double>(work.residual.get(), work.response.get(), in.C);
-    for (int64_t a = 0; a < work.system.S; ++a)
-      grad_p[i] += work.floor_gradient.get()[a] * work.row.get()[a] * work.row.get()[a];
-  }
+  load_exchange(work);
+  for (int64_t i = 0; i < in.n; i += kSampleRows)
+    write_samples(in, out, i, std::min(kSampleRows, in.n - i), work);
   if (out.sample_weight || out.weight_sum) write_weights(in, out, work);
 }
 

@@ -18,6 +18,7 @@ struct SupportSystem {
   Buffer<Real> live;                   // 1 or 0, (C, ld)
   Buffer<Real> x, r, p, Hp, z, scale;  // of conjugate gradients, (C, ld)
   Buffer<Real> inverse, P, cap, y;
+  Buffer<double> norm;
   bool all_live = true;  // every entry of every row
   bool curved = false;   // some d_j > 0
 
@@ -36,23 +37,34 @@ struct SupportSystem {
 template <typename Real, typename Held>
 inline void linearise(SupportSystem<Real>& s, const Real* W, const Real* group, Real cap,
                       Held held_at_zero) {
-  s.all_live = true, s.curved = false;
-  for (int64_t j = 0; j < s.S; ++j) {
-    double norm2 = 0;
-    for (int64_t c = 0; c < s.C; ++c)
-      norm2 += static_cast<double>(W[c * s.ld + j]) * W[c * s.ld + j];
-    const double norm = std::sqrt(norm2);
-    for (int64_t c = 0; c < s.C; ++c) {
-      const Real w = W[c * s.ld + j];
-      const bool live = w != 0 || !held_at_zero(j);
-      s.live.get()[c * s.ld + j] = live;
-      s.unit.get()[c * s.ld + j] = static_cast<Real>(norm > 0 ? w / norm : 0.0);
-      s.all_live &= live;
+  double* inverse = s.norm.reserve(s.ld);
+  Real *held = s.z.get(), *d = s.d.get();
+  std::fill_n(inverse, s.ld, 0.0);
+  for (int64_t j = 0; j < s.S; ++j) held[j] = held_at_zero(j);
+  Real dead = 0, curvature = 0;
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real* w = W + c * s.ld;
+    Real* live = s.live.get() + c * s.ld;
+#pragma omp simd reduction(+ : dead)
+    for (int64_t j = 0; j < s.S; ++j) {
+      inverse[j] += static_cast<double>(w[j]) * w[j];
+      live[j] = w[j] != 0 ? Real(1) : 1 - held[j];
+      dead += 1 - live[j];
     }
-    s.d.get()[j] =
-        static_cast<Real>(norm > 0 ? std::min(group[j] / norm, static_cast<double>(cap)) : 0.0);
-    s.curved |= s.d.get()[j] > 0;
   }
+#pragma omp simd reduction(max : curvature)
+  for (int64_t j = 0; j < s.S; ++j) {
+    inverse[j] = inverse[j] > 0 ? 1 / std::sqrt(inverse[j]) : 0.0;
+    d[j] = static_cast<Real>(std::min(group[j] * inverse[j], static_cast<double>(cap)));
+    curvature = std::max(curvature, d[j]);
+  }
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real* w = W + c * s.ld;
+    Real* unit = s.unit.get() + c * s.ld;
+#pragma omp simd
+    for (int64_t j = 0; j < s.S; ++j) unit[j] = static_cast<Real>(w[j] * inverse[j]);
+  }
+  s.all_live = dead == 0, s.curved = curvature > 0;
 }
 
 // <wh_j, V_j>
@@ -160,7 +172,7 @@ template <typename Real>
 inline bool solve_by_output(SupportSystem<Real>& s) {
   Buffer<int64_t> kept(s.S);
   Real* U = s.P.reserve(s.S * s.ld);
-  Real* rhs = s.y.get();
+  Real *rhs = s.y.get(), *room = s.Hp.get();
   int64_t factored = -1;  // outputs that share one factor: all of them when every entry is live
   for (int64_t c = 0; c < s.C; ++c) {
     int64_t k = 0;
@@ -176,7 +188,7 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
       factored = c;
     }
     for (int64_t a = 0; a < k; ++a) rhs[a] = s.r.get()[c * s.ld + kept.get()[a]];
-    cholesky_solve(U, k, s.ld, rhs);
+    cholesky_solve(U, k, s.ld, rhs, 1, s.ld, room);
     std::fill_n(s.x.get() + c * s.ld, s.ld, Real(0));
     for (int64_t a = 0; a < k; ++a) s.x.get()[c * s.ld + kept.get()[a]] = rhs[a];
   }
@@ -229,7 +241,7 @@ inline bool solve_by_woodbury(SupportSystem<Real>& s) {
   for (int64_t a = 0; a < S; ++a) y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
   load_cap(s, cap);
   if (!cholesky(cap, S, ld)) return false;
-  cholesky_solve(cap, S, ld, y);
+  cholesky_solve(cap, S, ld, y, 1, ld, work);
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < S; ++j) work[c * ld + j] = unit[c * ld + j] * y[j];
   times(s, s.inverse, work, s.p.get());

@@ -72,12 +72,19 @@ inline void weighted_mean(const Real* x, const double* p, int64_t n, int64_t wid
   std::fill_n(mean, width, 0.0);
   const int64_t heaviest = std::max_element(p, p + n) - p;
   if (!wanted || n == 0 || p[heaviest] == 0) return;
-  const Real* anchor = x + heaviest * width;
-  for (int64_t i = 0; i < n; ++i)
+  const auto add_columns = [=](int64_t j, auto count) {  // whose sums stay in registers
+    const Real *rows = x + j, *anchor = rows + heaviest * width;
+    double sum[count] = {};
+    for (int64_t i = 0; i < n; ++i)
 #pragma omp simd
-    for (int64_t j = 0; j < width; ++j)
-      mean[j] += p[i] * (static_cast<double>(x[i * width + j]) - anchor[j]);
-  for (int64_t j = 0; j < width; ++j) mean[j] += anchor[j];
+      for (int k = 0; k < count; ++k)
+        sum[k] += p[i] * (static_cast<double>(rows[i * width + k]) - anchor[k]);
+    for (int k = 0; k < count; ++k) mean[j + k] = anchor[k] + sum[k];
+  };
+  constexpr int64_t block = 4 * Simd<double>::kLanes;
+  int64_t j = 0;
+  for (; j + block <= width; j += block) add_columns(j, std::integral_constant<int, block>());
+  for (; j < width; ++j) add_columns(j, std::integral_constant<int, 1>());
 }
 
 template <typename Real, typename Compute>
@@ -110,6 +117,7 @@ inline void centre_targets(const TaskInput<Real>& in, Task<Compute>& task) {
 // Whether the loss takes every target that has a weight.
 template <typename Real>
 inline bool takes_all(const TaskInput<Real>& in) {
+  if (in.loss == kSquared) return true;
   for (int64_t i = 0; i < in.n; ++i)
     if ((!in.sample_weight || in.sample_weight[i] != 0) && !takes(in.loss, in.y + i * in.C, in.C))
       return false;

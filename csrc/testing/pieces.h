@@ -60,7 +60,7 @@ inline Doubles gram_columns_of(const Doubles& Z, int64_t begin) {
   return unpad(G.get(), ld, M, M);
 }
 
-// The factor U with K = U'U; None where K is not positive definite.
+// The factor U with K = U'U, and U' left of its diagonal; None where K is not positive definite.
 inline std::optional<Doubles> cholesky_of(const Doubles& K) {
   const int64_t n = K.shape(0), ld = padded<double>(n);
   Buffer<double> U(n * ld);
@@ -69,11 +69,14 @@ inline std::optional<Doubles> cholesky_of(const Doubles& K) {
   return unpad(U.get(), ld, n, n);
 }
 
+// K^-1 b for right sides as rows, b (C, n), from what `cholesky_of` returns.
 inline Doubles cholesky_solve_of(const Doubles& U, const Doubles& b) {
-  Doubles x({b.size()});
-  std::copy_n(b.data(), b.size(), x.mutable_data());
-  cholesky_solve(U.data(), b.size(), b.size(), x.mutable_data());
-  return x;
+  const int64_t n = U.shape(0), C = b.shape(0), ld = padded<double>(n);
+  Buffer<double> rows(n * ld), x(C * ld), room(C * ld);
+  pad(U, ld, rows.get());
+  pad(b, ld, x.get());
+  cholesky_solve(rows.get(), n, ld, x.get(), C, ld, room.get());
+  return unpad(x.get(), ld, C, n);
 }
 
 inline Doubles invert_of(const Doubles& U) {

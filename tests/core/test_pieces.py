@@ -119,14 +119,16 @@ def test_gram_matrices(core: ModuleType, n: int, M: int) -> None:
 def test_cholesky(core: ModuleType, n: int) -> None:
     rng = np.random.default_rng(n)
     A = rng.standard_normal((n, n + 3))
-    K, b = A @ A.T, rng.standard_normal(n)
-    U = np.triu(core.cholesky(np.triu(K)))  # what lies left of the diagonal is not read
-    np.testing.assert_allclose(U, np.linalg.cholesky(K).T, rtol=1e-10, atol=1e-12)
+    K = A @ A.T
+    factor = core.cholesky(np.triu(K))  # what lies left of the diagonal is not read
+    np.testing.assert_allclose(np.triu(factor), np.linalg.cholesky(K).T, rtol=1e-10, atol=1e-12)
+    assert np.array_equal(np.tril(factor), np.triu(factor).T)
     rounding = 50 * n * EPS * np.linalg.norm(K)
-    left_over = U + np.tril(np.full((n, n), np.nan), -1)
-    x = core.cholesky_solve(left_over, b)
-    assert np.linalg.norm(K @ x - b) <= rounding * np.linalg.norm(x)
-    inverse = core.invert(left_over)
+    for C in (1, 2, 5, 9):
+        b = rng.standard_normal((C, n))
+        x = core.cholesky_solve(factor, b)
+        assert np.linalg.norm(K @ x.T - b.T) <= rounding * np.linalg.norm(x)
+    inverse = core.invert(np.triu(factor) + np.tril(np.full((n, n), np.nan), -1))
     assert np.array_equal(inverse, inverse.T)
     assert np.linalg.norm(K @ inverse - np.eye(n)) <= rounding * np.linalg.norm(inverse)
     assert core.cholesky(K - 1.01 * np.linalg.eigvalsh(K)[0] * np.eye(n)) is None
