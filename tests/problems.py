@@ -1,11 +1,10 @@
 """Problems that the tests and the benchmarks share, and what is right about an answer to them."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 import sparsedis_kernels as sk
+from sparsedis_kernels.bench.problems import Samples, heads_problem
 
 LEVELS = ("l1", "group", "shared", "ridge")
 
@@ -35,31 +34,6 @@ HEAD_PENALTIES = {
     "nested": sk.Penalty(l1=0.3, group=0.3, shared=0.6),
     "nested_ridge": sk.Penalty(l1=0.3, group=0.3, shared=0.6, ridge=0.1),
 }
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples in one layout, as keyword arguments of the head ops."""
-
-    z: Tensor
-    y: Tensor
-    offsets: Tensor | None = None
-    sample_weight: Tensor | None = None
-
-    def keywords(self) -> dict[str, Tensor | None]:
-        return {"offsets": self.offsets, "sample_weight": self.sample_weight}
-
-
-def heads_problem(
-    T: int, n: int, M: int, C: int, *, dtype: torch.dtype = torch.float64, correlation: float = 0.0
-) -> Samples:
-    """Dense samples whose targets depend on about a third of the features, with an offset."""
-    z = torch.randn(T, n, M, dtype=dtype)
-    if correlation:
-        common = torch.randn(T, n, 1, dtype=dtype)
-        z = correlation**0.5 * common + (1 - correlation) ** 0.5 * z
-    weight = torch.randn(T, M, C, dtype=dtype) * (torch.rand(T, M, 1) < 0.3)
-    return Samples(z, z @ weight + 0.3 * torch.randn(T, n, C, dtype=dtype) + 1.0)
 
 
 def ragged(counts: list[int], M: int, C: int) -> Samples:

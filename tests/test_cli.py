@@ -143,7 +143,9 @@ def test_bench_times_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture
     assert machine["versions"]["torch"] == torch.__version__
     assert machine["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", machine["commit"])
     assert {row["direction"] for row in rows} == {"forward", "backward"}
-    assert {"ours", "reference", "torch eager", "copy"} == {row["provider"] for row in rows}
+    assert {"ours", "reference", "torch eager", "copy", "in-place axpy"} == {
+        row["provider"] for row in rows
+    }
     for row in rows:
         assert row["status"] == "timed", row["note"]
         assert 0 < row["low"] <= row["seconds"] <= row["high"]

@@ -14,4 +14,5 @@ MODULES = {
     "prox_sgd": "optim",
     "prox_adamw": "optim",
     "feature_usage": "feature_usage",
+    "fit_heads": "fit_heads",
 }

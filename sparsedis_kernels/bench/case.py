@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor
 from sparsedis_kernels import backends
 
 Call = Callable[[], Any]
+Check = Callable[[Any], None]
+Provider = Callable[[Any], Call]
 Shape = tuple[int, int, int]
 
 # (T, M, C), small first. The last is beyond the caches of most CPUs and GPUs.
@@ -22,6 +24,11 @@ SHAPES: dict[str, list[Shape]] = {
     "cuda": [(100, 128, 5), (1000, 512, 10), (10_000, 512, 10)],
 }
 COMPILED = "torch.compile"
+
+
+def shapes_of(device_type: str, quick: bool) -> list[Shape]:
+    """Sizes of weights for a type of device; the smallest alone if `quick`."""
+    return SHAPES[device_type][: 1 if quick else None]
 
 
 class UnavailableError(Exception):
@@ -34,15 +41,23 @@ class Job:
 
     Attributes:
         data: what the providers are given.
-        expected: the answer, computed in float64; a tensor or a sequence of them.
+        check: raises AssertionError, with the reason, where an answer is wrong.
         bytes_moved: every input read once and every output written once.
-        tolerance: largest error of an answer's entry, relative to it plus the largest entry.
+        flops: what the best formulation computes, where arithmetic bounds the job; else None.
     """
 
     data: Any
-    expected: Any
+    check: Check
     bytes_moved: int
-    tolerance: float = 1e-4
+    flops: int | None = None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Ours is to be at least `factor` times as fast as the fastest of the providers `than`."""
+
+    factor: float
+    than: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,8 @@ class Case:
         setup: makes the job on a device.
         providers: by name, what makes of `Job.data` a call that returns the answer. Making it may
             raise `UnavailableError`.
+        peers: the same of other libraries, which are measured on request.
+        bars: what "ours" has to reach.
     """
 
     op: str
@@ -64,7 +81,9 @@ class Case:
     shape: Shape
     direction: str
     setup: Callable[[torch.device], Job]
-    providers: Mapping[str, Callable[[Any], Call]]
+    providers: Mapping[str, Provider]
+    peers: Mapping[str, Provider] = field(default_factory=dict)
+    bars: tuple[Bar, ...] = ()
 
     def __str__(self) -> str:
         words = (self.op, self.kind, "x".join(map(str, self.shape)), self.direction)
@@ -86,6 +105,27 @@ def randn(shape: Iterable[int], device: torch.device, seed: int = 0) -> Tensor:
     """Normal float32 numbers, the same in every run on a device."""
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def close_to(expected: Any, tolerance: float = 1e-4) -> Check:
+    """A check against the answer, computed in float64: a tensor or a sequence of them.
+
+    Args:
+        expected: the answer.
+        tolerance: largest error of an entry, relative to it plus the answer's largest entry.
+    """
+
+    def check(answer: Any) -> None:
+        if isinstance(expected, Tensor):
+            largest = float(expected.detach().abs().max())  # entries near 0 are as exact as this
+            options: Any = {"rtol": tolerance, "atol": tolerance * largest, "check_dtype": False}
+            torch.testing.assert_close(answer, expected, **options)
+            return
+        assert len(answer) == len(expected), f"{len(answer)} results, not {len(expected)}"
+        for part, exact in zip(answer, expected, strict=True):
+            close_to(exact, tolerance)(part)
+
+    return check
 
 
 def bytes_of(*tensors: Tensor) -> int:
@@ -120,13 +160,13 @@ def function_case(
         if metric:
             data.append(randn(shape, device, seed=1).exp())
         expected = make(functions["reference"], [d.double() for d in data])()
-        return Job(data, expected, arrays * bytes_of(data[0]))
+        return Job(data, close_to(expected), arrays * bytes_of(data[0]))
 
     def ours(data: list[Tensor]) -> Call:
         require_native(op, data[0].device)
         return make(functions["ours"], data)
 
-    providers: dict[str, Callable[[list[Tensor]], Call]] = {
+    providers: dict[str, Provider] = {
         name: partial(make, function) for name, function in functions.items()
     }
     providers["ours"] = ours

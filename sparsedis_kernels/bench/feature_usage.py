@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.bench.case import Case, Shape, function_case
+from sparsedis_kernels.bench.case import Case, function_case, shapes_of
 from sparsedis_kernels.ops import feature_usage
 
 
-def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
+def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     """All numbers forward; the entropy's gradient backward, which reads and writes one array."""
     forward: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
         "ours": feature_usage,
@@ -23,7 +23,7 @@ def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
         "reference": lambda w: feature_usage(w, backend="reference").entropy,
         "torch eager": lambda w: eager(w)[1],
     }
-    for shape in shapes:
+    for shape in shapes_of(device_type, quick):
         yield function_case(op, "", shape, "forward", forward, arrays=1)
         yield function_case(op, "entropy", shape, "backward", backward, arrays=2)
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels import ops
-from sparsedis_kernels.bench.case import Case, Shape, function_case
+from sparsedis_kernels.bench.case import Case, function_case, shapes_of
 
 STRENGTH, GAMMA, A = 1.0, 3.0, 3.7
 
 
-def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
+def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     """Both directions at every shape."""
     function = getattr(ops, op)
     functions: dict[str, Callable[..., Tensor]] = {
@@ -21,7 +21,7 @@ def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
         "reference": lambda v: function(v, STRENGTH, backend="reference"),
         "torch eager": EAGER[op],
     }
-    for shape in shapes:
+    for shape in shapes_of(device_type, quick):
         yield function_case(op, "", shape, "forward", functions, arrays=2)
         yield function_case(op, "", shape, "backward", functions, arrays=3)
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from sparsedis_kernels.bench import MODULES
-from sparsedis_kernels.bench.case import COMPILED, SHAPES, Call, Case, Job, UnavailableError
+from sparsedis_kernels.bench.case import COMPILED, Call, Case, Job, UnavailableError
 from sparsedis_kernels.bench.clock import clock_of, interleaved
+from sparsedis_kernels.bench.limits import COPY, LIMITS, PRODUCT, limits
 from sparsedis_kernels.bench.memory import peak_bytes
-
-COPY = "copy"  # of as many bytes as the job has to move: the limit of what memory bounds
 
 
 @dataclass(frozen=True)
@@ -25,18 +22,20 @@ class Effort:
     Attributes:
         seconds: for a case, about.
         samples: of a call, at most.
-        shapes: sizes of an op, from the smallest.
+        quick: only the smallest size of an op.
+        peers: with other libraries.
         without: providers that are left out.
     """
 
     seconds: float
     samples: int
-    shapes: int
+    quick: bool = False
+    peers: bool = False
     without: frozenset[str] = frozenset()
 
 
-FULL = Effort(seconds=3.0, samples=60, shapes=3)
-QUICK = Effort(seconds=0.2, samples=10, shapes=1, without=frozenset({COMPILED}))
+FULL = Effort(seconds=3.0, samples=60)
+QUICK = Effort(seconds=0.2, samples=10, quick=True, without=frozenset({COMPILED}))
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Row:
         seconds: the median; `low` and `high` are the quantiles at .2 and .8.
         bytes_moved: every input read once and every output written once.
         copy_fraction: the time in which a copy moves as many bytes, over `seconds`.
+        flops: what the best formulation computes, where arithmetic bounds the job.
+        product_fraction: the time in which a matrix product computes as much, over `seconds`.
         peak_bytes: memory held at the peak above what was held before, where it is known.
     """
 
@@ -66,11 +67,13 @@ class Row:
     bytes_moved: int | None = None
     gb_per_s: float | None = None
     copy_fraction: float | None = None
+    flops: int | None = None
+    product_fraction: float | None = None
     peak_bytes: int | None = None
 
 
-def cases(ops: list[str], device_type: str, shapes: int = FULL.shapes) -> Iterator[Case]:
-    """The cases of the ops, at the first `shapes` sizes for a type of device.
+def cases(ops: list[str], device_type: str, *, quick: bool = False) -> Iterator[Case]:
+    """The cases of the ops on a type of device; the smallest alone if `quick`.
 
     Raises:
         ValueError: there is no such op.
@@ -80,7 +83,7 @@ def cases(ops: list[str], device_type: str, shapes: int = FULL.shapes) -> Iterat
             raise ValueError(f"bench: there is no op {op!r}; there are {', '.join(MODULES)}")
     for op in ops:
         module = importlib.import_module(f"sparsedis_kernels.bench.{MODULES[op]}")
-        yield from module.cases(op, SHAPES[device_type][:shapes])
+        yield from module.cases(op, device_type, quick)
 
 
 def checked(case: Case, provider: str, job: Job) -> Call:
@@ -90,36 +93,26 @@ def checked(case: Case, provider: str, job: Job) -> Call:
         AssertionError: it is not.
         UnavailableError: the provider cannot do this job here.
     """
+    make = {**case.providers, **case.peers}[provider]
     try:
-        call = case.providers[provider](job.data)
+        call = make(job.data)
         answer = call()
     except torch.OutOfMemoryError as error:
         raise UnavailableError("out of memory") from error
-    _check(answer, job.expected, job.tolerance)
+    job.check(answer)
     return call
 
 
-def _check(answer: Any, expected: Any, tolerance: float) -> None:
-    if isinstance(expected, Tensor):
-        largest = float(expected.detach().abs().max())  # entries near 0 are as exact as this allows
-        torch.testing.assert_close(
-            answer, expected, rtol=tolerance, atol=tolerance * largest, check_dtype=False
-        )
-        return
-    assert len(answer) == len(expected), f"{len(answer)} results, not {len(expected)}"
-    for part, exact in zip(answer, expected, strict=True):
-        _check(part, exact, tolerance)
-
-
 def measure(case: Case, device: torch.device, effort: Effort) -> list[Row]:
-    """A row for every provider of the case and for the copy."""
+    """A row for every provider of the case and for every limit."""
     job = case.setup(device)
-    providers = [name for name in case.providers if name not in effort.without]
+    every = [*case.providers, *(case.peers if effort.peers else ())]
+    providers = [name for name in every if name not in effort.without]
     outcomes = {name: _attempt(case, name, job) for name in providers}
     rows = {name: o for name, o in outcomes.items() if isinstance(o, Row)}
     calls = {name: o for name, o in outcomes.items() if not isinstance(o, Row)}
-    rows |= _timed(case, job, {**calls, COPY: _copy(job.bytes_moved, device)}, device, effort)
-    return [rows[name] for name in (*providers, COPY)]
+    rows |= _timed(case, job, calls, device, effort)
+    return [rows[name] for name in (*providers, *LIMITS) if name in rows]
 
 
 def _attempt(case: Case, provider: str, job: Job) -> Call | Row:
@@ -137,24 +130,26 @@ def _row(case: Case, provider: str, status: str, **numbers: object) -> Row:
     return Row(*where, provider, status, **numbers)  # type: ignore[arg-type]
 
 
-def _copy(bytes_moved: int, device: torch.device) -> Call:
-    source, target = torch.zeros(2, bytes_moved // 2, dtype=torch.uint8, device=device)
-    return lambda: target.copy_(source)
-
-
 def _timed(
     case: Case, job: Job, calls: Mapping[str, Call], device: torch.device, effort: Effort
 ) -> dict[str, Row]:
+    bounds = limits(job, device)
+    calls = {**calls, **{name: bound.call for name, bound in bounds.items()}}
     peaks = {name: peak_bytes(call, device) for name, call in calls.items()}
     clock = clock_of(device)
     taken = interleaved(calls, clock, seconds=effort.seconds, most=effort.samples)
-    quantiles = {name: _quantiles(samples) for name, samples in taken.items()}
-    copying = quantiles[COPY][1]
+    share = {name: bound.share for name, bound in bounds.items()}
+    quantiles = {
+        name: [share.get(name, 1.0) * q for q in _quantiles(samples)]
+        for name, samples in taken.items()
+    }
+    computing = quantiles[PRODUCT][1] if PRODUCT in quantiles else None
     return {
         name: _row(
             case, name, "timed", samples=len(taken[name]), seconds=median, low=low, high=high,
             bytes_moved=job.bytes_moved, gb_per_s=1e-9 * job.bytes_moved / median,
-            copy_fraction=copying / median, peak_bytes=peaks[name],
+            copy_fraction=quantiles[COPY][1] / median, flops=job.flops,
+            product_fraction=computing and computing / median, peak_bytes=peaks[name],
         )
         for name, (low, median, high) in quantiles.items()
     }  # fmt: skip

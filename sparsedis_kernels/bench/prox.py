@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.bench.case import Case, Shape, function_case
+from sparsedis_kernels.bench.case import Case, function_case, shapes_of
 from sparsedis_kernels.ops import prox
 from sparsedis_kernels.penalty import Penalty
 
@@ -18,9 +18,9 @@ PENALTIES = {
 }
 
 
-def cases(op: str, shapes: list[Shape]) -> Iterator[Case]:
+def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     """Every penalty, and the prox in a metric, whose group level has no closed form."""
-    for shape in shapes:
+    for shape in shapes_of(device_type, quick):
         for kind, penalty in PENALTIES.items():
             functions = _functions(penalty)
             yield function_case(op, kind, shape, "forward", functions, arrays=2)

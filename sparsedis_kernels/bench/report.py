@@ -13,11 +13,13 @@ import torch
 
 import sparsedis_kernels
 from sparsedis_kernels import backends
+from sparsedis_kernels.bench.bars import Verdict
 from sparsedis_kernels.bench.measure import Row
 from sparsedis_kernels.training.report import versions
 
 HEADER = (
-    f"{'provider':26}{'median':>12}{'20 to 80 %':>26}{'GB/s':>9}{'of a copy':>11}{'peak MB':>10}"
+    f"{'provider':28}{'median':>12}{'20 to 80 %':>26}{'GB/s':>9}{'of a copy':>11}"
+    f"{'of a product':>14}{'peak MB':>10}"
 )
 
 
@@ -25,19 +27,26 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
     """One line a row, under `HEADER`."""
     for row in rows:
         if row.seconds is None or row.low is None or row.high is None:
-            yield f"  {row.provider:24}{row.status}: {row.note}"
+            yield f"  {row.provider:26}{row.status}: {row.note}"
             continue
         spread = f"{_time(row.low)} to {_time(row.high)}"
+        product = "" if row.product_fraction is None else f"{row.product_fraction:.0%}"
         peak = "" if row.peak_bytes is None else f"{1e-6 * row.peak_bytes:.1f}"
         yield (
-            f"  {row.provider:24}{_time(row.seconds):>12}{spread:>26}{row.gb_per_s:>9.1f}"
-            f"{row.copy_fraction:>11.0%}{peak:>10}"
+            f"  {row.provider:26}{_time(row.seconds):>12}{spread:>26}{row.gb_per_s:>9.1f}"
+            f"{row.copy_fraction:>11.0%}{product:>14}{peak:>10}"
         )
 
 
-def save(rows: Iterable[Row], device: torch.device, path: Path) -> None:
-    """Write the rows, and under "machine" what they were measured on, as JSON."""
-    document = {"machine": machine(device), "rows": [asdict(row) for row in rows]}
+def save(
+    rows: Iterable[Row], verdicts: Iterable[Verdict], device: torch.device, path: Path
+) -> None:
+    """Write rows and verdicts, and under "machine" what they were measured on, as JSON."""
+    document = {
+        "machine": machine(device),
+        "rows": [asdict(row) for row in rows],
+        "bars": [{**asdict(verdict), "passed": verdict.passed} for verdict in verdicts],
+    }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

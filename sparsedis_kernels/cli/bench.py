@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,27 +31,31 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("ops", nargs="*", metavar="OP", help=f"{', '.join(MODULES)} (default: all of them)")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     add("--quick", action="store_true", help="smallest size, few samples, no torch.compile")
+    add("--peers", action="store_true", help="other libraries too, and whether ours passes its bar")
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
     add("--save", type=Path, metavar="FILE.json", help="write the rows and the machine to a file")
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from sparsedis_kernels.bench import measure, report
+    from sparsedis_kernels.bench import bars, measure, report
 
     if args.save and not args.save.parent.is_dir():
         raise ValueError(f"--save: there is no folder {args.save.parent}")
     set_threads(args.threads)
     device = _device(args.device)
-    effort = measure.QUICK if args.quick else measure.FULL
-    cases = list(measure.cases(args.ops or list(MODULES), device.type, effort.shapes))
-    rows = []
+    effort = replace(measure.QUICK if args.quick else measure.FULL, peers=args.peers)
+    cases = list(measure.cases(args.ops or list(MODULES), device.type, quick=args.quick))
+    rows, verdicts = [], []
     print(report.HEADER)
     for case in cases:
         measured = measure.measure(case, device, effort)
-        print(case, *report.lines(measured), sep="\n", flush=True)
+        judged = list(bars.judge(case, measured)) if args.peers else []
+        print(case, *report.lines(measured), *judged, sep="\n", flush=True)
         rows += measured
+        verdicts += judged
+    print(*verdicts, sep="\n")
     if args.save:
-        report.save(rows, device, args.save)
+        report.save(rows, verdicts, device, args.save)
         print(f"rows: {args.save}")
     return int(any(row.provider == "ours" and row.status == "wrong" for row in rows))
 

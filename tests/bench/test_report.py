@@ -10,13 +10,14 @@ from sparsedis_kernels.bench.measure import Row
 WHERE = ("prox", "group", (10, 20, 5), "float32", "forward")
 TIMED = Row(
     *WHERE, "ours", "timed", samples=9, seconds=2.5e-3, low=9.0e-4, high=3.0e-3,
-    bytes_moved=8_000_000, gb_per_s=3.2, copy_fraction=0.25, peak_bytes=4_000_000,
+    bytes_moved=8_000_000, gb_per_s=3.2, copy_fraction=0.25, product_fraction=0.5,
+    peak_bytes=4_000_000,
 )  # fmt: skip
 
 
 def test_a_line_shows_every_number_with_its_unit():
     (line,) = report.lines([TIMED])
-    assert " ".join(line.split()) == "ours 2.50 ms 900.0 us to 3.00 ms 3.2 25% 4.0"
+    assert " ".join(line.split()) == "ours 2.50 ms 900.0 us to 3.00 ms 3.2 25% 50% 4.0"
     assert len(line) == len(report.HEADER)
 
 

@@ -1,0 +1,48 @@
+"""What bounds a job on a machine, memory or arithmetic, as calls that are measured beside it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from sparsedis_kernels.bench.case import Call, Job
+
+COPY = "copy"  # of as many bytes as the job has to move
+AXPY = "in-place axpy"  # of as many bytes: two parts read, one written
+PRODUCT = "matrix product"  # of as many operations, in float32
+LIMITS = (COPY, AXPY, PRODUCT)
+_SIDE = 512  # of the matrices that are multiplied; large enough for the peak rate
+
+
+class Limit(NamedTuple):
+    """A call, and what share of it is as much work as the job's."""
+
+    call: Call
+    share: float
+
+
+def limits(job: Job, device: torch.device) -> dict[str, Limit]:
+    """The limits of a job, by name; the product's only where arithmetic bounds the job."""
+    found = {
+        COPY: Limit(_copy(job.bytes_moved, device), 1.0),
+        AXPY: Limit(_axpy(job.bytes_moved, device), 1.0),
+    }
+    if job.flops is not None:
+        found[PRODUCT] = Limit(_product(device), job.flops / (2 * _SIDE**3))
+    return found
+
+
+def _copy(bytes_moved: int, device: torch.device) -> Call:
+    source, target = torch.zeros(2, bytes_moved // 2, dtype=torch.uint8, device=device)
+    return lambda: target.copy_(source)
+
+
+def _axpy(bytes_moved: int, device: torch.device) -> Call:
+    x, y = torch.zeros(2, max(1, bytes_moved // 12), device=device)
+    return lambda: y.add_(x, alpha=0.5)
+
+
+def _product(device: torch.device) -> Call:
+    a, b, out = torch.ones(3, _SIDE, _SIDE, device=device)
+    return lambda: torch.mm(a, b, out=out)

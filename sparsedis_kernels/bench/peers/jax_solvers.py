@@ -1,0 +1,115 @@
+"""Heads by jax, compiled and vectorised over tasks: ridge by linear algebra, the rest by jaxopt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedis_kernels.bench.case import Call
+from sparsedis_kernels.bench.heads import Fit, loosest, loosest_setting, require
+
+
+def ridge(fit: Fit) -> Call:
+    """By a Cholesky factor of the smaller side."""
+    jax, solve = _ridge(fit)
+    z, y = (jax.numpy.asarray(v.numpy()) for v in (fit.z, fit.y))
+    run = jax.jit(jax.vmap(solve))
+    return lambda: _tensor(run(z, y))
+
+
+def ridge_gradient(fit: Fit, seed: Tensor) -> Call:
+    """The gradient in z of <seed, W>, through the factor."""
+    jax, solve = _ridge(fit)
+    z, y, s = (jax.numpy.asarray(v.numpy()) for v in (fit.z, fit.y, seed))
+    run = jax.jit(jax.vmap(jax.grad(lambda z, y, s: (solve(z, y) * s).sum())))
+    return lambda: _tensor(run(z, y, s))
+
+
+def _ridge(fit: Fit) -> tuple[Any, Callable[..., Any]]:
+    require("jax")
+    import jax
+    import jax.numpy as jnp
+
+    strength = float(fit.penalty.ridge)
+
+    def solve(z: Any, y: Any) -> Any:
+        z, y = z - z.mean(0), y - y.mean(0)
+        n, M = z.shape
+        if n < M:
+            inner = z @ z.T + n * strength * jnp.eye(n)
+            return z.T @ jax.scipy.linalg.solve(inner, y, assume_a="pos")
+        inner = z.T @ z + n * strength * jnp.eye(M)
+        return jax.scipy.linalg.solve(inner, z.T @ y, assume_a="pos")
+
+    return jax, solve
+
+
+def proximal_gradient(fit: Fit) -> Call:
+    """jaxopt's ProximalGradient with its own acceleration, the samples scaled to curvature 1."""
+    run, data = _prepared(fit)
+    return loosest(fit, lambda count: _tensor(run(*data, maxiter=int(count))), 20, 1.25)
+
+
+def _prepared(fit: Fit) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The compiled solver (maxiter static), and its arguments: z, y, l1, group, ridge, init."""
+    require("jaxopt")
+    import jax
+    import jax.numpy as jnp
+
+    run = jax.jit(jax.vmap(_one_task(fit.loss), in_axes=(0,) * 6 + (None,)), static_argnums=6)
+    strengths = [fit.strength(level) for level in ("l1", "group", "ridge")]
+    init = torch.zeros(*fit.z.shape[::2], fit.y.shape[2]) if fit.init is None else fit.init
+    samples = fit.centred() if fit.loss == "squared" else (fit.z, fit.y)
+    data = tuple(jnp.asarray(v.numpy()) for v in (*samples, *strengths, init))
+    return lambda *args, maxiter: run(*args, maxiter), data
+
+
+def _one_task(loss: str) -> Callable[..., Any]:
+    import jax
+    import jax.numpy as jnp
+    import jaxopt
+
+    def prox(w: Any, strengths: Any, scaling: Any = 1.0) -> Any:
+        l1, group, ridge = (scaling * s for s in strengths)
+        w = jnp.sign(w) * jax.nn.relu(jnp.abs(w) - l1)
+        norm = jnp.maximum(jnp.linalg.norm(w, axis=1, keepdims=True), 1e-30)
+        return w * jax.nn.relu(1 - group / norm) / (1 + ridge)
+
+    def value(w: Any, z: Any, y: Any, largest: Any) -> Any:
+        return ((z @ w - y) ** 2).sum() / (2 * len(z) * largest)
+
+    def solve(z: Any, y: Any, l1: Any, group: Any, ridge: Any, init: Any, maxiter: int) -> Any:
+        # A traced step size is refused: the objective is scaled instead.
+        largest = jax.lax.stop_gradient(jnp.linalg.norm(z, 2) ** 2 / len(z))
+        strengths = tuple(s / largest for s in (l1, group, ridge))
+        solver = jaxopt.ProximalGradient(value, prox, stepsize=1.0, maxiter=maxiter, tol=0.0)
+        return solver.run(init, strengths, z, y, largest).params
+
+    assert loss == "squared"
+    return solve
+
+
+def implicit_gradient(fit: Fit, seed: Tensor) -> Call:
+    """The gradient in z of <seed, W>, by jaxopt's implicit differentiation of the fixed point."""
+    run, data = _prepared(fit)
+    solve = lambda count: _tensor(run(*data, maxiter=int(count)))  # noqa: E731
+    count = int(loosest_setting(fit, solve, 20, 1.25))
+    import jax
+
+    one = _one_task(fit.loss)
+
+    def functional(z: Any, y: Any, l1: Any, group: Any, ridge: Any, init: Any, s: Any) -> Any:
+        return (one(z - z.mean(0), y, l1, group, ridge, init, count) * s).sum()
+
+    grad = jax.jit(jax.vmap(jax.grad(functional)))
+    s = jax.numpy.asarray(seed.numpy())
+    return lambda: _tensor(grad(*data, s))
+
+
+def _tensor(array: Any) -> Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.array(array.block_until_ready()))
