@@ -171,7 +171,7 @@ def function_case(
     }
     providers["ours"] = ours
     if "torch eager" in functions:
-        providers[COMPILED] = partial(_compiled, make, functions["torch eager"])
+        providers[COMPILED] = partial(compiled, make, functions["torch eager"])
     return Case(op, kind, shape, direction, setup, providers)
 
 
@@ -187,7 +187,8 @@ def _backward(function: Callable[..., Any], data: list[Tensor]) -> Call:
     return lambda: torch.autograd.grad(x, leaf, seed, retain_graph=True)[0]
 
 
-def _compiled(make: Callable[..., Call], function: Callable[..., Any], data: list[Tensor]) -> Call:
+def compiled(make: Callable[..., Call], function: Callable[..., Any], data: Any) -> Call:
+    """The call that `make` makes of the compiled function; `UnavailableError` if it does not."""
     torch._dynamo.reset()  # else the variants of one function count as its recompilations
     # A backward that is timed alone keeps its graph, which donated buffers would forbid.
     with torch._functorch.config.patch(donated_buffer=False):

@@ -19,6 +19,7 @@ from sparsedis_kernels.bench.case import (
     Provider,
     bytes_of,
     close_to,
+    compiled,
     require_native,
 )
 from sparsedis_kernels.bench.heads import Fit, at_share, certified, loosest_setting, ridge_flops
@@ -122,8 +123,8 @@ def ridge_case(size: tuple[int, int, int], factor: float) -> Case:
         return Job(fit, close_to(exact, 1e-3), moved_bytes(fit), flops)
 
     libraries: dict[str, Provider] = {
-        "torch cholesky": lambda fit: lambda: linalg.torch_cholesky(fit.z, fit.y, STRENGTH),
-        COMPILED: compiled_cholesky,
+        "torch cholesky": partial(by_cholesky, linalg.torch_cholesky),
+        COMPILED: partial(compiled, by_cholesky, linalg.torch_cholesky),
     }
     peers: dict[str, Provider] = {
         "numpy solve": linalg.numpy_solve,
@@ -137,11 +138,9 @@ def ridge_case(size: tuple[int, int, int], factor: float) -> Case:
     return Case(*where, setup, {**BOTH, **libraries}, peers, tuple(bars))
 
 
-def compiled_cholesky(fit: Fit) -> Call:
-    """`torch_cholesky`, compiled."""
-    torch._dynamo.reset()
-    run = torch.compile(linalg.torch_cholesky, fullgraph=True, dynamic=False)
-    return lambda: run(fit.z, fit.y, STRENGTH)
+def by_cholesky(solve: Callable[..., Tensor], fit: Fit) -> Call:
+    """The call of `torch_cholesky`, or of what became of it."""
+    return lambda: solve(fit.z, fit.y, STRENGTH)
 
 
 def ridge_gradient_case(size: tuple[int, int, int], factor: float) -> Case:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -101,13 +102,13 @@ def loosest_setting(
     raise UnavailableError(f"misses the gap {fit.tol:g} at every setting tried: {gap:.2g}")
 
 
-def require(package: str) -> None:
-    """Raise `UnavailableError` unless a package of the extra `peers` can be imported."""
+def require(module: str) -> Any:
+    """A module of a package of the extra `peers`, or `UnavailableError` if it does not import."""
     try:
-        __import__(package)
+        return import_module(module)
     except Exception as error:  # an import can break in many ways where versions do not fit
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnavailableError(f"{package}: {reason}") from error
+        raise UnavailableError(f"{module}: {reason}") from error
 
 
 def ridge_flops(n: int, M: int, C: int) -> int:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsedis_kernels.bench.case import COMPILED, Call, UnavailableError
+from sparsedis_kernels.bench.case import Call, compiled
 from sparsedis_kernels.bench.heads import Fit, loosest
 
 Prox = Callable[[Tensor, Tensor], Tensor]  # of a point (T, M, C) and step sizes (T, 1, 1)
@@ -86,23 +86,20 @@ def fista(fit: Fit) -> Call:
 
 def compiled_fista(fit: Fit) -> Call:
     """The same with ten steps compiled at a time."""
-    torch._dynamo.reset()
     z, y = fit.centred()
+    start = z.new_zeros(len(z), z.shape[2], y.shape[2]) if fit.init is None else fit.init
     gradient, prox = squared_gradient(z, y), nested_prox(fit)
-    try:
-        ten = torch.compile(partial(steps, gradient=gradient, prox=prox, count=10), dynamic=False)
-        ten(z.new_zeros(len(z), z.shape[2], y.shape[2]), step=1 / largest_eigenvalue(z))
-    except Exception as error:  # of many kinds, the compilers' own among them
-        raise UnavailableError(f"{COMPILED}: {str(error).strip().splitlines()[0]}") from error
 
-    def solve(tens: float) -> Tensor:
-        w = z.new_zeros(len(z), z.shape[2], y.shape[2]) if fit.init is None else fit.init
-        step = 1 / largest_eigenvalue(z)
-        for _ in range(int(tens)):
-            w = ten(w, step=step)
-        return w
+    def make(ten: Callable[..., Tensor], fit: Fit) -> Call:
+        def solve(tens: float) -> Tensor:
+            w, step = start, 1 / largest_eigenvalue(z)
+            for _ in range(int(tens)):
+                w = ten(w, step=step)
+            return w
 
-    return loosest(fit, solve, 2, 1.25)
+        return loosest(fit, solve, 2, 1.25)
+
+    return compiled(make, partial(steps, gradient=gradient, prox=prox, count=10), fit)
 
 
 class ImplicitHeads(torch.autograd.Function):

@@ -49,25 +49,24 @@ def _ridge(fit: Fit) -> tuple[Any, Callable[..., Any]]:
 
 def proximal_gradient(fit: Fit) -> Call:
     """jaxopt's ProximalGradient with its own acceleration, the samples scaled to curvature 1."""
-    run, data = _prepared(fit)
-    return loosest(fit, lambda count: _tensor(run(*data, maxiter=int(count))), 20, 1.25)
+    solve, _ = _solver(fit)
+    return loosest(fit, solve, 20, 1.25)
 
 
-def _prepared(fit: Fit) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The compiled solver (maxiter static), and its arguments: z, y, l1, group, ridge, init."""
+def _solver(fit: Fit) -> tuple[Callable[[float], Tensor], tuple[Any, ...]]:
+    """Weights after a number of steps, and what they are of: z, y, l1, group, ridge, init."""
     require("jaxopt")
     import jax
     import jax.numpy as jnp
 
-    run = jax.jit(jax.vmap(_one_task(fit.loss), in_axes=(0,) * 6 + (None,)), static_argnums=6)
+    run = jax.jit(jax.vmap(_one_task(), in_axes=(0,) * 6 + (None,)), static_argnums=6)
     strengths = [fit.strength(level) for level in ("l1", "group", "ridge")]
     init = torch.zeros(*fit.z.shape[::2], fit.y.shape[2]) if fit.init is None else fit.init
-    samples = fit.centred() if fit.loss == "squared" else (fit.z, fit.y)
-    data = tuple(jnp.asarray(v.numpy()) for v in (*samples, *strengths, init))
-    return lambda *args, maxiter: run(*args, maxiter), data
+    data = tuple(jnp.asarray(v.numpy()) for v in (*fit.centred(), *strengths, init))
+    return lambda count: _tensor(run(*data, int(count))), data
 
 
-def _one_task(loss: str) -> Callable[..., Any]:
+def _one_task() -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
     import jaxopt
@@ -88,18 +87,16 @@ def _one_task(loss: str) -> Callable[..., Any]:
         solver = jaxopt.ProximalGradient(value, prox, stepsize=1.0, maxiter=maxiter, tol=0.0)
         return solver.run(init, strengths, z, y, largest).params
 
-    assert loss == "squared"
     return solve
 
 
 def implicit_gradient(fit: Fit, seed: Tensor) -> Call:
     """The gradient in z of <seed, W>, by jaxopt's implicit differentiation of the fixed point."""
-    run, data = _prepared(fit)
-    solve = lambda count: _tensor(run(*data, maxiter=int(count)))  # noqa: E731
+    solve, data = _solver(fit)
     count = int(loosest_setting(fit, solve, 20, 1.25))
     import jax
 
-    one = _one_task(fit.loss)
+    one = _one_task()
 
     def functional(z: Any, y: Any, l1: Any, group: Any, ridge: Any, init: Any, s: Any) -> Any:
         return (one(z - z.mean(0), y, l1, group, ridge, init, count) * s).sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ def skglm(fit: Fit) -> Call:
 
 
 def _estimators(fit: Fit, package: str) -> Call:
-    require(package)
-    module: Any = __import__(package)
+    module = require(package)
     single = fit.y.shape[2] == 1
     level = "l1" if single else "group"
     kind = partial(module.Lasso if single else module.MultiTaskLasso, warm_start=True)
