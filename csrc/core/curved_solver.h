@@ -8,6 +8,7 @@
 
 SPARSEDIS_BEGIN
 
+constexpr int kCurvedStages = 5;      // geometric stages from the smallest zero strength down
 constexpr int64_t kCurvedPasses = 2;  // passes over the bound before a Newton step
 
 template <typename Real>
@@ -176,18 +177,18 @@ inline double solve_curved(CurvedSolve<Real>& solve, const Real* init, int64_t m
   const bool all = works_on_all(task);
   const bool warm = sum_of_squares(sparse.W.get(), task.C * task.ld) > 0;
   const double start = warm || all ? 1.0 : zero_strength(task, sparse.g.get());
-  int stage = start > 1 ? 0 : kPathStages;
+  int stage = start > 1 ? 0 : kCurvedStages;
   double target = kInnerShare * solve.tol;
   while (gap > solve.tol && sparse.steps < max_steps) {
-    const bool last = stage == kPathStages;
-    sparse.set.scale = last ? 1.0 : std::pow(start, 1.0 - (stage + 1.0) / (kPathStages + 1.0));
+    const bool last = stage == kCurvedStages;
+    sparse.set.scale = last ? 1.0 : std::pow(start, 1.0 - (stage + 1.0) / (kCurvedStages + 1.0));
     const bool grew = take_violators(task, solve.all_features, sparse);
     load_correlations(task, sparse);
     solve_curved_set(solve, target, !last);
     const double previous = gap;
     gap = refresh(solve);
     if (last && !grew && gap > previous / 2) target /= 2;
-    stage = std::min(stage + 1, kPathStages);
+    stage = std::min(stage + 1, kCurvedStages);
   }
   return gap > solve.tol ? certify(solve) : gap;
 }

@@ -27,11 +27,12 @@ struct Simd {
   static constexpr int64_t kTile = 2 * kLanes;  // columns of a Gram tile
 };
 
-// Rows are padded with zeros to whole tiles.
+// Rows are padded with zeros to whole tiles, and to whole blocks of the eight features that a pass
+// moves on.
 template <typename Real>
 constexpr int64_t padded(int64_t n) {
-  constexpr int64_t tile = Simd<Real>::kTile;
-  return (n + tile - 1) / tile * tile;
+  constexpr int64_t block = std::max<int64_t>(Simd<Real>::kTile, 8);
+  return (n + block - 1) / block * block;
 }
 
 template <typename Sum, typename A, typename B>
@@ -133,6 +134,12 @@ inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b
   total.store(G + a * ldg + b, ldg);
 }
 
+#ifdef __clang__
+#define SPARSEDIS_SHUFFLE(Mask, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SPARSEDIS_SHUFFLE(Mask, x, y, ...) __builtin_shuffle(x, y, Mask{__VA_ARGS__})
+#endif
+
 // Four by four values, transposed in registers.
 template <typename Real>
 inline void transpose_block(const Real* from, int64_t ldf, Real* to, int64_t ldt) {
@@ -140,22 +147,16 @@ inline void transpose_block(const Real* from, int64_t ldf, Real* to, int64_t ldt
       __attribute__((vector_size(4 * sizeof(Real)), aligned(alignof(Real)), may_alias));
   Row rows[4];
   for (int r = 0; r < 4; ++r) rows[r] = *reinterpret_cast<const Row*>(from + r * ldf);
-#ifdef __clang__
-#define SPARSEDIS_SHUFFLE(x, y, i, j, k, l) __builtin_shufflevector(x, y, i, j, k, l)
-#else
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   typedef Index Mask __attribute__((vector_size(4 * sizeof(Real))));
-#define SPARSEDIS_SHUFFLE(x, y, i, j, k, l) __builtin_shuffle(x, y, Mask{i, j, k, l})
-#endif
-  const Row low[2] = {SPARSEDIS_SHUFFLE(rows[0], rows[1], 0, 4, 1, 5),
-                      SPARSEDIS_SHUFFLE(rows[2], rows[3], 0, 4, 1, 5)};
-  const Row high[2] = {SPARSEDIS_SHUFFLE(rows[0], rows[1], 2, 6, 3, 7),
-                       SPARSEDIS_SHUFFLE(rows[2], rows[3], 2, 6, 3, 7)};
-  const Row columns[4] = {SPARSEDIS_SHUFFLE(low[0], low[1], 0, 1, 4, 5),
-                          SPARSEDIS_SHUFFLE(low[0], low[1], 2, 3, 6, 7),
-                          SPARSEDIS_SHUFFLE(high[0], high[1], 0, 1, 4, 5),
-                          SPARSEDIS_SHUFFLE(high[0], high[1], 2, 3, 6, 7)};
-#undef SPARSEDIS_SHUFFLE
+  const Row low[2] = {SPARSEDIS_SHUFFLE(Mask, rows[0], rows[1], 0, 4, 1, 5),
+                      SPARSEDIS_SHUFFLE(Mask, rows[2], rows[3], 0, 4, 1, 5)};
+  const Row high[2] = {SPARSEDIS_SHUFFLE(Mask, rows[0], rows[1], 2, 6, 3, 7),
+                       SPARSEDIS_SHUFFLE(Mask, rows[2], rows[3], 2, 6, 3, 7)};
+  const Row columns[4] = {SPARSEDIS_SHUFFLE(Mask, low[0], low[1], 0, 1, 4, 5),
+                          SPARSEDIS_SHUFFLE(Mask, low[0], low[1], 2, 3, 6, 7),
+                          SPARSEDIS_SHUFFLE(Mask, high[0], high[1], 0, 1, 4, 5),
+                          SPARSEDIS_SHUFFLE(Mask, high[0], high[1], 2, 3, 6, 7)};
   for (int r = 0; r < 4; ++r) *reinterpret_cast<Row*>(to + r * ldt) = columns[r];
 }
 

@@ -7,7 +7,7 @@
 
 SPARSEDIS_BEGIN
 
-// Strengths of one task, one number per feature.
+// Strengths of one task, one number per feature and zeros up to a whole tile.
 template <typename Real>
 struct TaskPenalty {
   const Real *l1, *group, *ridge;
@@ -33,26 +33,25 @@ inline Thresholded thresholded(const Value* g, int64_t C, int64_t stride, double
   return {norm, norm > 0 ? -l1 * drift / norm : 0.0};
 }
 
-constexpr int64_t kFeatureBlock = 64;  // features whose norms are taken together
-
 // Calls body(j, ||ST(g_j, nu l1_j)||) for every feature, g (C, ld); a nu of 0 takes the plain norm.
+// Rows and strengths are whole tiles, which loops of constant length take at once.
 template <typename Real, typename Value, typename F>
 inline void for_each_norm(const TaskPenalty<Real>& p, const Value* g, int64_t M, int64_t C,
                           int64_t ld, double nu, F body) {
-  for (int64_t j0 = 0; j0 < M; j0 += kFeatureBlock) {
-    const int64_t count = std::min(kFeatureBlock, M - j0);
-    double norm[kFeatureBlock] = {};
+  constexpr int64_t block = Simd<Real>::kTile;
+  for (int64_t j0 = 0; j0 < M; j0 += block) {
+    double norm[block] = {};
     for (int64_t c = 0; c < C; ++c) {
       const Value* row = g + c * ld + j0;
 #pragma omp simd
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = 0; i < block; ++i) {
         const double u = soft_threshold<double>(row[i], nu * p.l1[j0 + i], p.nonneg);
         norm[i] += u * u;
       }
     }
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) norm[i] = std::sqrt(norm[i]);
-    for (int64_t i = 0; i < count; ++i) body(j0 + i, norm[i]);
+    for (int64_t i = 0; i < block; ++i) norm[i] = std::sqrt(norm[i]);
+    for (int64_t i = 0; i < std::min(block, M - j0); ++i) body(j0 + i, norm[i]);
   }
 }
 
@@ -83,14 +82,14 @@ struct GapParts {
 template <typename Real>
 inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, int64_t C,
                          int64_t ld, double scale) {
+  constexpr int64_t block = Simd<Real>::kTile;
   double held = 0, ridge = 0, least = 0;
-  for (int64_t j0 = 0; j0 < M; j0 += kFeatureBlock) {
-    const int64_t count = std::min(kFeatureBlock, M - j0);
-    double norm2[kFeatureBlock] = {}, l1 = 0, group = 0, squares = 0;
+  for (int64_t j0 = 0; j0 < M; j0 += block) {
+    double norm2[block] = {}, l1 = 0, group = 0, squares = 0;
     for (int64_t c = 0; c < C; ++c) {
       const Real* row = W + c * ld + j0;
 #pragma omp simd reduction(+ : l1) reduction(min : least)
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = 0; i < block; ++i) {
         const double w = row[i];
         norm2[i] += w * w;
         l1 += p.l1[j0 + i] * std::fabs(w);
@@ -98,7 +97,7 @@ inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, i
       }
     }
 #pragma omp simd reduction(+ : group, squares)
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < block; ++i) {
       group += p.group[j0 + i] * std::sqrt(norm2[i]);
       squares += p.ridge[j0 + i] * norm2[i];
     }

@@ -25,7 +25,7 @@ struct NewtonWork {
   void shape(int64_t C, int64_t ld) {
     for (Buffer<Real>* v : {&W, &q, &next, &delta, &G_delta})
       std::fill_n(v->reserve(C * ld), C * ld, Real(0));
-    for (Buffer<Real>* v : {&ridge, &l1, &group}) v->reserve(ld);
+    for (Buffer<Real>* v : {&ridge, &l1, &group}) std::fill_n(v->reserve(ld), ld, Real(0));
   }
 };
 

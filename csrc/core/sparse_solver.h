@@ -2,11 +2,13 @@
 // on its Gram matrix, Newton on the support, and a gap certified on all features in double sums.
 #pragma once
 
+#include "descent.h"
 #include "newton.h"
 
 SPARSEDIS_BEGIN
 
-constexpr int kPathStages = 5;          // geometric stages from the smallest zero strength down
+constexpr int kPathStages = 8;          // geometric stages from the smallest zero strength down
+constexpr int64_t kPathPasses = 2;      // of a stage
 constexpr int64_t kRefreshRounds = 30;  // rounds after which q is formed anew from the data
 constexpr double kInnerShare = 0.8;     // the set is solved to this share of the tolerance
 
@@ -51,11 +53,10 @@ inline void scatter_weights(const WorkingSet<Real>& ws, int64_t ld, Real* W) {
     for (int64_t c = 0; c < ws.C; ++c) W[c * ld + ws.index.get()[k]] = ws.W.get()[c * ws.ld + k];
 }
 
-// Relative gap of W over all features, given R = B - A W; g = A'R is left in `g`.
+// Relative gap of W over all features, given R = B - A W and g = A'R.
 template <typename Sum, typename Real>
-inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum* g) {
+inline double relative_gap(const Task<Real>& task, const Real* W, const Sum* R, const Sum* g) {
   const int64_t C = task.C;
-  multiply(R, C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
   double correlation = 0;
   for (int64_t c = 0; c < C; ++c)
     correlation += dot<double>(g + c * task.ld, W + c * task.ld, task.M);
@@ -63,6 +64,13 @@ inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum*
   const auto loss_of = squared_divergence(sum_of_squares(R, C * task.lds));
   const double zero = 0.5 * task.target2;
   return duality_gap(task.penalty, parts, loss_of, g, task.M, C, task.ld, 1.0) / zero;
+}
+
+// The same of R alone; g is left in `g`.
+template <typename Sum, typename Real>
+inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum* g) {
+  multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
+  return relative_gap(task, W, R, g);
 }
 
 // R = B - Z W of the set, (C, lds).
@@ -94,13 +102,18 @@ inline double refresh(const Task<Real>& task, double tol, SparseWork<Real>& work
 // The strength, in units of the penalty, at which every feature of g is held at zero.
 template <typename Real>
 inline double zero_strength(const Task<Real>& task, const Real* g) {
+  const TaskPenalty<Real>& p = task.penalty;
   double largest = 0;
-  for (int64_t j = 0; j < task.M; ++j) {
-    const double nu = dual_norm(g + j, task.C, task.ld, task.penalty.l1[j], task.penalty.group[j],
-                                task.penalty.nonneg);
+  for_each_norm(p, g, task.M, task.C, task.ld, 0.0, [&](int64_t j, double norm) {
+    const double l1 = p.l1[j], group = p.group[j];
     // Features that only ridge penalises are never held; they do not set the path.
-    if (nu < std::numeric_limits<double>::infinity()) largest = std::max(largest, nu);
-  }
+    if (l1 + group == 0 || !(norm > largest * group)) return;
+    if (l1 == 0 || task.C == 1) {
+      largest = std::max(largest, norm / (l1 + group));
+    } else if (thresholded(g + j, task.C, task.ld, largest, l1, p.nonneg).norm > largest * group) {
+      largest = std::max(largest, dual_norm(g + j, task.C, task.ld, l1, group, p.nonneg));
+    }
+  });
   return largest;
 }
 
@@ -154,13 +167,14 @@ inline void load_correlations(const Task<Real>& task, SparseWork<Real>& work) {
 
 template <typename Real>
 inline void passes(SparseWork<Real>& work, int64_t count) {
-  for (int64_t i = 0; i < count && work.steps < work.max_steps; ++i, ++work.steps)
-    descend(work.set);
+  count = std::min(count, work.max_steps - work.steps);
+  descend(work.set, count);
+  work.steps += count;
 }
 
-// Passes and Newton steps until the set's own gap meets `target` (or for one round, on the path).
+// Passes and Newton steps until the set's own gap meets `target`.
 template <typename Real>
-inline void solve_set(SparseWork<Real>& work, Rhythm rhythm, double target, bool one_round) {
+inline void solve_set(SparseWork<Real>& work, Rhythm rhythm, double target) {
   const double zero = 0.5 * work.set.target2;
   passes(work, rhythm.first);
   for (int64_t round = 0; round < kRefreshRounds && work.steps < work.max_steps; ++round) {
@@ -168,7 +182,6 @@ inline void solve_set(SparseWork<Real>& work, Rhythm rhythm, double target, bool
     if (gap <= target) return;
     ++work.steps;
     newton_step(work.set, work.newton, NewtonRule{rhythm.direct, gap});
-    if (one_round) return;
     passes(work, rhythm.between);
   }
 }
@@ -195,6 +208,46 @@ inline void start_set(const Task<Real>& task, const Real* init, const Real* all_
   load_columns(ws, task, 0, work.target(task), all_features);
 }
 
+// The gap at the start, and g = A'R.
+template <typename Real>
+inline double start_gap(const Task<Real>& task, bool warm, double tol, SparseWork<Real>& work) {
+  if (warm) return refresh(task, tol, work);
+  const int64_t columns = task.C * task.ld;
+  std::copy_n(work.pull.get(), columns, work.g.reserve(columns));
+  std::fill_n(work.W.get(), columns, Real(0));
+  return relative_gap(task, work.W.get(), task.B.get(), work.g.get());
+}
+
+// g = A'R at the set's weights; q of a set of all features has it.
+template <typename Real>
+inline void correlate(const Task<Real>& task, SparseWork<Real>& work) {
+  const WorkingSet<Real>& ws = work.set;
+  if (ws.size == task.M) {
+    for (int64_t c = 0; c < ws.C; ++c)
+      for (int64_t k = 0; k < ws.size; ++k)
+        work.g.get()[c * task.ld + ws.index.get()[k]] = ws.q.get()[c * ws.ld + k];
+    return;
+  }
+  Real* R = work.R.reserve(task.C * task.lds);
+  set_residual(task, ws, R);
+  multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, work.g.get(), task.ld);
+}
+
+// From W = 0 down to the penalty through stages of some passes each, so that the set never holds
+// many more features than its stage has.
+template <typename Real>
+inline void follow_path(const Task<Real>& task, const Real* all_features, SparseWork<Real>& work) {
+  const double start = zero_strength(task, work.g.get());
+  for (int stage = 1; stage <= kPathStages && start > 1; ++stage) {
+    work.set.scale = std::pow(start, 1.0 - stage / (kPathStages + 1.0));
+    take_violators(task, all_features, work);
+    load_correlations(task, work);
+    passes(work, kPathPasses);
+    correlate(task, work);
+  }
+  work.set.scale = 1;
+}
+
 // Solves the task to a relative gap of `tol`; W of shape (C, task.ld) ends in work.W. Returns the
 // gap reached. `init` is (M, C) or null; `all_features` is the Gram matrix of A, or null.
 template <typename Real>
@@ -204,21 +257,16 @@ inline double solve_sparse(const Task<Real>& task, const Real* init, double tol,
   work.steps = 0, work.max_steps = max_steps;
   work.W.reserve(task.C * task.ld);
   start_set(task, init, all_features, work);
-  double gap = refresh(task, tol, work);
-  const bool warm = sum_of_squares(work.W.get(), task.C * task.ld) > 0;
-  const double start = warm || all ? 1.0 : zero_strength(task, work.g.get());
-  int stage = start > 1 ? 0 : kPathStages;
-  double target = kInnerShare * tol;
+  const bool warm = sum_of_squares(work.set.W.get(), task.C * work.set.ld) > 0;
+  double gap = start_gap(task, warm, tol, work), target = kInnerShare * tol;
+  if (!warm) follow_path(task, all_features, work);
   while (gap > tol && work.steps < max_steps) {
-    const bool last = stage == kPathStages;
-    work.set.scale = last ? 1.0 : std::pow(start, 1.0 - (stage + 1.0) / (kPathStages + 1.0));
     const bool grew = take_violators(task, all_features, work);
     load_correlations(task, work);
-    solve_set(work, rhythm_of(warm, all, task.C), target, !last);
+    solve_set(work, rhythm_of(warm, all, task.C), target);
     const double previous = gap;
     gap = refresh(task, tol, work);
-    if (last && !grew && gap > previous / 2) target /= 2;
-    stage = std::min(stage + 1, kPathStages);
+    if (!grew && gap > previous / 2) target /= 2;
   }
   return gap;
 }

@@ -159,9 +159,9 @@ inline double column_norm2(const Task<Compute>& task, int64_t j) {
 // Fills the strengths of task t, with the ridge floor; false where one is not finite.
 template <typename Real, typename Compute>
 inline bool load_penalty(const PenaltyArgs<Real>& args, int64_t t, Task<Compute>& task) {
-  Compute* l1 = task.l1.reserve(task.ld);
-  Compute* group = task.group.reserve(task.ld);
-  Compute* ridge = task.ridge.reserve(task.ld);
+  Compute *l1 = task.l1.reserve(task.ld), *group = task.group.reserve(task.ld),
+          *ridge = task.ridge.reserve(task.ld);
+  for (Compute* row : {l1, group, ridge}) std::fill_n(row, task.ld, Compute(0));
   double* floor = task.floor.reserve(task.M);
   task.sparse = args.nonneg;
   for (int64_t j = 0; j < task.M; ++j) {

@@ -1,10 +1,19 @@
-// The features a sparse solve works on: their Gram matrix, correlations and weights, compact; and a
-// pass of block coordinate descent over them.
+// The features a sparse solve works on: their Gram matrix, correlations and weights, compact.
 #pragma once
 
 #include "task.h"
 
 SPARSEDIS_BEGIN
+
+// What passes of block coordinate descent need of every feature.
+template <typename Real>
+struct PassWork {
+  int64_t vectors = 1;              // that hold the outputs of a feature
+  Buffer<Real> W, room;             // feature by feature, of all of them and of some
+  Buffer<Real> curvature, l1, low;  // of the loss; the thresholds above 0 and below
+  Buffer<Real> level, held;         // 1 / group and 1; 1 and 0 without a group strength
+  Buffer<char> live;                // whether its weights are not all 0
+};
 
 // Columns are the set's features, `ld` apart per output: W and q are (C, ld), G is (size, ld).
 template <typename Real>
@@ -17,7 +26,7 @@ struct WorkingSet {
   Buffer<char> member;                     // per feature of the task
   Buffer<Real> Z, Zt, G, W, q, target_q;   // Zt (ld, lds); target_q = Z'B, q = Z'(B - Z W)
   Buffer<Real> l1, group, ridge, inverse;  // inverse: of the curvature a pass takes
-  Buffer<Real> local, moves;               // of a pass: q of some features, what they moved by
+  PassWork<Real> pass;
   bool nonneg = false;
   bool held = true;  // the penalty holds rows at zero; else all rows are the support
 
@@ -36,7 +45,8 @@ inline void reset(WorkingSet<Real>& ws, const Task<Real>& task, int64_t capacity
   ws.G.reserve(ws.ld * ws.ld);
   for (Buffer<Real>* rows : {&ws.W, &ws.q, &ws.target_q})
     std::fill_n(rows->reserve(ws.C * ws.ld), ws.C * ws.ld, Real(0));
-  for (Buffer<Real>* row : {&ws.l1, &ws.group, &ws.ridge, &ws.inverse}) row->reserve(ws.ld);
+  for (Buffer<Real>* row : {&ws.l1, &ws.group, &ws.ridge, &ws.inverse})
+    std::fill_n(row->reserve(ws.ld), ws.ld, Real(0));
 }
 
 // Takes feature j in. `load_columns` then loads its column and rows of G.
@@ -89,68 +99,6 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   }
 }
 
-// Exact minimiser over feature k of the set, whose q lies `stride` apart; false where it does not
-// move. `move` receives what it moves by, (C). `outputs` is C, or 0 where that is not known.
-template <int outputs, typename Real>
-inline bool update_row(WorkingSet<Real>& ws, int64_t k, const Real* q, int64_t stride, Real* move) {
-  const int64_t C = outputs > 0 ? outputs : ws.C, ld = ws.ld;
-  Real* w = ws.W.get() + k;
-  const Real h = static_cast<Real>(ws.bend) * ws.G.get()[k * ld + k];
-  const Real l1 = static_cast<Real>(ws.scale * ws.l1.get()[k]);
-  const double group = ws.scale * ws.group.get()[k];
-  double norm2 = 0;
-  for (int64_t c = 0; c < C; ++c) {
-    move[c] = soft_threshold(h * w[c * ld] + q[c * stride], l1, ws.nonneg);
-    norm2 += static_cast<double>(move[c]) * move[c];
-  }
-  const double norm = std::sqrt(norm2);
-  const Real kept = norm > group ? static_cast<Real>(1 - group / norm) : Real(0);
-  const Real factor = kept * ws.inverse.get()[k];
-  bool moved = false;
-  for (int64_t c = 0; c < C; ++c) {
-    const Real next = factor * move[c];
-    move[c] = next - w[c * ld];
-    w[c * ld] = next;
-    moved |= move[c] != 0;
-  }
-  return moved;
-}
-
-// The same for one output, where both thresholds are one and nothing has to be rooted.
-template <typename Real>
-inline bool update_entry(WorkingSet<Real>& ws, int64_t k, Real q, Real* move) {
-  Real& w = ws.W.get()[k];
-  const Real h = static_cast<Real>(ws.bend) * ws.G.get()[k * ws.ld + k];
-  const Real level = static_cast<Real>(ws.scale * (ws.l1.get()[k] + ws.group.get()[k]));
-  const Real next = soft_threshold(h * w + q, level, ws.nonneg) * ws.inverse.get()[k];
-  *move = next - w;
-  w = next;
-  return *move != 0;
-}
-
-// Which of `count` <= lanes features from k0 on would move first: their weights are not zero, or
-// not held there by q.
-template <typename Real>
-inline void find_pulled(const WorkingSet<Real>& ws, int64_t k0, int64_t count, bool* pulled) {
-  constexpr int64_t lanes = Simd<Real>::kLanes;
-  double norm2[lanes] = {};
-  bool live[lanes] = {};
-  for (int64_t c = 0; c < ws.C; ++c) {
-    const Real *w = ws.W.get() + c * ws.ld + k0, *q = ws.q.get() + c * ws.ld + k0;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      const Real u =
-          soft_threshold(q[i], static_cast<Real>(ws.scale * ws.l1.get()[k0 + i]), ws.nonneg);
-      norm2[i] += static_cast<double>(u) * u;
-      live[i] |= w[i] != 0;
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const double group = ws.scale * ws.group.get()[k0 + i];
-    pulled[i] = live[i] || norm2[i] > group * group;
-  }
-}
-
 // q -= bend * moves G[rows] after `count` rows have moved; moves (c, m) is at m * step + c * row.
 template <typename Real>
 inline void follow(WorkingSet<Real>& ws, const int64_t* rows, int64_t count, const Real* moves,
@@ -167,50 +115,6 @@ inline void follow(WorkingSet<Real>& ws, const int64_t* rows, int64_t count, con
       tile.store(ws.q.get() + c * ld + b, ld);
     }
   });
-}
-
-// Features [k0, k0 + count) move one after another, on a copy of their q; then all of q follows.
-template <int outputs, typename Real>
-inline void descend_some(WorkingSet<Real>& ws, int64_t k0, int64_t count, const bool* pulled) {
-  constexpr int64_t lanes = Simd<Real>::kLanes;
-  const int64_t C = outputs > 0 ? outputs : ws.C;
-  const Real bend = static_cast<Real>(ws.bend);
-  Real *local = ws.local.get(), *moves = ws.moves.get();
-  int64_t rows[lanes], moved = 0;
-  for (int64_t c = 0; c < C; ++c)
-    std::copy_n(ws.q.get() + c * ws.ld + k0, lanes, local + c * lanes);
-  for (int64_t i = 0; i < count; ++i) {
-    Real* move = moves + moved * C;
-    if (!pulled[i] && moved == 0) continue;
-    if constexpr (outputs == 1) {
-      if (!update_entry(ws, k0 + i, local[i], move)) continue;
-    } else {
-      if (!update_row<outputs>(ws, k0 + i, local + i, lanes, move)) continue;
-    }
-    rows[moved++] = k0 + i;
-    const Real* G = ws.G.get() + (k0 + i) * ws.ld + k0;
-    for (int64_t c = 0; c < C; ++c) axpy(-bend * move[c], G, local + c * lanes, lanes);
-  }
-  if (moved > 0) follow(ws, rows, moved, moves, C, 1);
-}
-
-// One cyclic pass of block coordinate descent, some features at a time.
-template <typename Real>
-inline void descend(WorkingSet<Real>& ws) {
-  constexpr int64_t lanes = Simd<Real>::kLanes;
-  const auto some = ws.C == 1   ? descend_some<1, Real>
-                    : ws.C == 2 ? descend_some<2, Real>
-                    : ws.C == 3 ? descend_some<3, Real>
-                    : ws.C == 5 ? descend_some<5, Real>
-                                : descend_some<0, Real>;
-  ws.local.reserve(ws.C * lanes), ws.moves.reserve(ws.C * lanes);
-  for (int64_t k0 = 0; k0 < ws.size; k0 += lanes) {
-    const int64_t count = std::min(lanes, ws.size - k0);
-    bool pulled[lanes];
-    find_pulled(ws, k0, count, pulled);
-    if (std::any_of(pulled, pulled + count, [](bool any) { return any; }))
-      some(ws, k0, count, pulled);
-  }
 }
 
 // The duality gap of the problem restricted to the set, from q and W.

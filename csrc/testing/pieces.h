@@ -176,7 +176,7 @@ struct Solve {
     load_correlations(task, work);
   }
 
-  void descend_once() { descend(work.set); }
+  void descend_once() { descend(work.set, 1); }
 
   bool newton(bool direct, double gap) {
     return newton_step(work.set, work.newton, NewtonRule{direct, gap});
