@@ -6,6 +6,7 @@
 // registers, and a feature waits for little but the norm of the one before it.
 #pragma once
 
+#include "eight.h"
 #include "working_set.h"
 
 SPARSEDIS_BEGIN
@@ -16,40 +17,16 @@ constexpr int kOutputs = 8;   // of a vector
 // Outputs of one feature, padded with zeros.
 template <typename Real>
 struct OutputVector {
-  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-  typedef Real Vector
-      __attribute__((vector_size(kOutputs * sizeof(Real)), aligned(alignof(Real)), may_alias));
-  typedef Index Mask __attribute__((vector_size(kOutputs * sizeof(Real))));
+  using Vector = typename Eight<Real>::Vector;
   static constexpr bool kGrouped = true;
 
-  static Real sum(const Vector& x) {
-    const Vector four = x + SPARSEDIS_SHUFFLE(Mask, x, x, 4, 5, 6, 7, 0, 1, 2, 3);
-    const Vector two = four + SPARSEDIS_SHUFFLE(Mask, four, four, 2, 3, 0, 1, 6, 7, 4, 5);
-    return two[0] + two[1];
-  }
+  static Real sum(const Vector& x) { return Eight<Real>::sum(x); }
 
   // x[k, c] = q[c, k] for eight features and as many outputs as there are, in registers.
   static void load(const Real* q, int64_t ld, int64_t outputs, Vector* x) {
-    Vector pairs[8], fours[8];
 #pragma GCC unroll 8
-    for (int c = 0; c < kOutputs; ++c)
-      x[c] = c < outputs ? *reinterpret_cast<const Vector*>(q + c * ld) : Vector{};
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-      pairs[i] = SPARSEDIS_SHUFFLE(Mask, x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-      pairs[i + 1] = SPARSEDIS_SHUFFLE(Mask, x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const Vector &a = pairs[i / 2 * 4 + i % 2], &b = pairs[i / 2 * 4 + i % 2 + 2];
-      fours[2 * i] = SPARSEDIS_SHUFFLE(Mask, a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-      fours[2 * i + 1] = SPARSEDIS_SHUFFLE(Mask, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      x[i] = SPARSEDIS_SHUFFLE(Mask, fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-      x[i + 4] = SPARSEDIS_SHUFFLE(Mask, fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
+    for (int c = 0; c < kOutputs; ++c) x[c] = c < outputs ? Eight<Real>::at(q + c * ld) : Vector{};
+    Eight<Real>::transpose(x);
   }
 };
 
@@ -61,14 +38,6 @@ struct SingleOutput {
 
   static void load(const Real* q, int64_t, int64_t, Vector* x) { std::copy_n(q, kFeatures, x); }
 };
-
-// x less its part within [low, high]: ST(x, high), or what is positive of it where low is infinite.
-template <typename Vector, typename Real>
-inline void shrink(Vector& x, Real low, Real high) {
-  const Vector floor = Vector{} + low, ceiling = Vector{} + high;
-  const Vector above = x < floor ? floor : x;
-  x -= above > ceiling ? ceiling : above;
-}
 
 // Features from k0 on move; `vectors` hold a feature's outputs, 0 for as many as it takes. What is
 // read past the set's end is not used.
@@ -97,7 +66,8 @@ inline void descend_some(WorkingSet<Real>& ws, int64_t k0) {
     Vector *x = u + j * count, *w = W + j * count, squares{};
     Real factor = ws.inverse.get()[k];
     for (int64_t v = 0; v < count; ++v) {
-      if constexpr (thresholded) shrink(x[v], pass.low.get()[k], pass.l1.get()[k]);
+      if constexpr (thresholded)
+        shrink(x[v], Vector{} + pass.low.get()[k], Vector{} + pass.l1.get()[k]);
       const Vector part = x[v] * pass.level.get()[k];
       squares += part * part;
     }

@@ -83,28 +83,30 @@ template <typename Real>
 inline double penalty_of(const TaskPenalty<Real>& p, const Real* W, int64_t M, int64_t C,
                          int64_t ld, double scale) {
   constexpr int64_t block = Simd<Real>::kTile;
-  double held = 0, ridge = 0, least = 0;
+  double held[block] = {}, ridge[block] = {}, least[block] = {};
   for (int64_t j0 = 0; j0 < M; j0 += block) {
-    double norm2[block] = {}, l1 = 0, group = 0, squares = 0;
+    double norm2[block] = {};
     for (int64_t c = 0; c < C; ++c) {
       const Real* row = W + c * ld + j0;
-#pragma omp simd reduction(+ : l1) reduction(min : least)
+#pragma omp simd
       for (int64_t i = 0; i < block; ++i) {
         const double w = row[i];
         norm2[i] += w * w;
-        l1 += p.l1[j0 + i] * std::fabs(w);
-        least = std::min(least, w);
+        held[i] += p.l1[j0 + i] * std::fabs(w);
+        least[i] = std::min(least[i], w);
       }
     }
-#pragma omp simd reduction(+ : group, squares)
+#pragma omp simd
     for (int64_t i = 0; i < block; ++i) {
-      group += p.group[j0 + i] * std::sqrt(norm2[i]);
-      squares += p.ridge[j0 + i] * norm2[i];
+      held[i] += p.group[j0 + i] * std::sqrt(norm2[i]);
+      ridge[i] += p.ridge[j0 + i] * norm2[i];
     }
-    held += l1 + group, ridge += squares;
   }
-  if (p.nonneg && least < 0) return std::numeric_limits<double>::infinity();
-  return scale * held + 0.5 * ridge;
+  if (p.nonneg && *std::min_element(least, least + block) < 0)
+    return std::numeric_limits<double>::infinity();
+  double value = 0;
+  for (int64_t i = 0; i < block; ++i) value += scale * held[i] + 0.5 * ridge[i];
+  return value;
 }
 
 // P - D = loss(s) + Omega(W) + Omega*(s g) - s <g, W> at the dual point s R, where s makes the rows

@@ -134,10 +134,13 @@ inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
   double* zbar = task.zbar.reserve(in.M);
   double* ybar = task.ybar.reserve(in.C);
   Compute* A = task.A.reserve(in.n * task.ld);
-  if (!all_finite(in.z, in.n * in.M) || !all_finite(in.y, in.n * in.C)) return false;
-  if (!normalise_weights(in, task) || !takes_all(in)) return false;
+  if (!all_finite(in.y, in.n * in.C) || !normalise_weights(in, task) || !takes_all(in))
+    return false;
   const double* p = task.p.get();
   weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
+  // What is not finite in z is not in its means either, where there are some.
+  const bool meant = in.fit_intercept && task.total_weight > 0;
+  if (meant ? !all_finite(zbar, in.M) : !all_finite(in.z, in.n * in.M)) return false;
   weighted_mean(in.y, p, in.n, in.C, in.fit_intercept && in.loss == kSquared, ybar);
   centre(in.z, p, zbar, in.n, in.M, task.ld, A);
   centre_targets(in, task);

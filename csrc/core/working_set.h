@@ -40,8 +40,10 @@ inline void reset(WorkingSet<Real>& ws, const Task<Real>& task, int64_t capacity
   ws.bend = loss_curvature(task.loss), ws.held = task.sparse;
   ws.index.reserve(ws.ld);
   std::fill_n(ws.member.reserve(task.M), task.M, char(0));
-  std::fill_n(ws.Z.reserve(task.n * ws.ld), task.n * ws.ld, Real(0));
-  std::fill_n(ws.Zt.reserve(ws.ld * task.lds), ws.ld * task.lds, Real(0));
+  ws.Z.reserve(task.n * ws.ld);
+  Real* Zt = ws.Zt.reserve(ws.ld * task.lds);
+  for (int64_t k = 0; k < ws.ld; ++k)
+    std::fill(Zt + k * task.lds + task.n, Zt + (k + 1) * task.lds, Real(0));
   ws.G.reserve(ws.ld * ws.ld);
   for (Buffer<Real>* rows : {&ws.W, &ws.q, &ws.target_q})
     std::fill_n(rows->reserve(ws.C * ws.ld), ws.C * ws.ld, Real(0));
@@ -78,11 +80,19 @@ inline void copy_gram(WorkingSet<Real>& ws, int64_t ld, int64_t begin, const Rea
 template <typename Real>
 inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t begin,
                          const Real* pull, const Real* all_features) {
+  if (begin == ws.size) return;
   const int64_t* index = ws.index.get();
-  for (int64_t i = 0; i < task.n; ++i)
-    for (int64_t k = begin; k < ws.size; ++k)
-      ws.Z.get()[i * ws.ld + k] = ws.Zt.get()[k * task.lds + i] =
-          task.A.get()[i * task.ld + index[k]];
+  // All features in their order need no copy; the other losses take rows of Z later.
+  const bool all = begin == 0 && ws.size == task.M && ws.ld == task.ld && task.loss == kSquared &&
+                   std::is_sorted(index, index + ws.size);
+  for (int64_t i = 0; i < task.n && !all; ++i) {
+    const Real* row = task.A.get() + i * task.ld;
+    Real* to = ws.Z.get() + i * ws.ld;
+    for (int64_t k = begin; k < ws.size; ++k) to[k] = row[index[k]];
+    std::fill(to + ws.size, to + padded<Real>(ws.size), Real(0));
+  }
+  const Real* Z = all ? task.A.get() : ws.Z.get();
+  transpose(Z + begin, ws.ld, task.n, ws.size - begin, ws.Zt.get() + begin * task.lds, task.lds);
   for (int64_t c = 0; c < ws.C && pull; ++c)
     for (int64_t k = begin; k < ws.size; ++k)
       ws.target_q.get()[c * ws.ld + k] = pull[c * task.ld + index[k]];
@@ -90,7 +100,7 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   if (all_features != nullptr) {
     copy_gram(ws, task.ld, begin, all_features);
   } else {
-    gram_columns(ws.Z.get(), task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
+    gram_columns(Z, task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
   }
   for (int64_t k = begin; k < ws.size; ++k) {
     const Real curvature =

@@ -6,7 +6,7 @@
 
 #include "../core/buffer.h"
 #include "../core/prox_backward.h"
-#include "parallel.h"
+#include "uniform_prox.h"
 
 SPARSEDIS_BEGIN
 
@@ -107,30 +107,45 @@ void prox_slab(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* scratch
   }
 }
 
-// Slabs of features; `size` is the number of elements of the whole array.
+// Slabs of features, `most` or fewer; `size` is the number of elements of the whole array.
 template <typename F>
-void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body) {
-  const int64_t slabs = (M + kSlab - 1) / kSlab;
+void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body, int64_t most = kSlab) {
+  const int64_t slabs = (M + most - 1) / most;
   parallel_for(run, slabs, size < kParallelElements ? slabs : 1, [&](int64_t begin, int64_t end) {
     for (int64_t slab = begin; slab < end; ++slab)
-      body(slab * kSlab, std::min(kSlab, M - slab * kSlab));
+      body(slab * most, std::min(most, M - slab * most));
   });
+}
+
+// As many features as stay in cache, in eights.
+template <typename Real>
+int64_t cached_features(const ProxArgs<Real>& a) {
+  const int64_t bytes = std::max<int64_t>(1, a.T * a.C * static_cast<int64_t>(sizeof(Real)));
+  return std::clamp<int64_t>(kSlabBytes / bytes / 8 * 8, 8, kSlab);
 }
 
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
-  if (present(a.penalty.shared)) {
-    for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
+  const int64_t size = a.T * a.M * a.C;
+  const bool shared = present(a.penalty.shared);
+  if (shared && a.metric == nullptr && a.penalty.ridge.task_stride == 0) {
+    const auto body = [&](int64_t m0, int64_t width) {
+      double left[kSlab];
+      scale_features(a, m0, width, left);
+    };
+    for_each_slab(run, a.M, size, body, cached_features(a));
+  } else if (shared) {
+    for_each_slab(run, a.M, size, [&](int64_t m0, int64_t width) {
       Buffer<Real> scratch(a.C);
       prox_slab(a, m0, width, scratch.get());
     });
-    return;
+  } else {
+    parallel_for(run, a.T * a.M, kParallelElements / std::max<int64_t>(a.C, 1),
+                 [&](int64_t begin, int64_t end) {
+                   if (a.metric == nullptr) return scale_groups(a, begin, end);
+                   for (int64_t i = begin; i < end; ++i) prox_group(a, i / a.M, i % a.M);
+                 });
   }
-  const int64_t groups = a.T * a.M;
-  parallel_for(run, groups, kParallelElements / std::max<int64_t>(a.C, 1),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) prox_group(a, i / a.M, i % a.M);
-               });
 }
 
 template <typename Real>

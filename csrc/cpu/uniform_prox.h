@@ -1,0 +1,308 @@
+// The prox without a metric, where a group is only scaled: x = f ST(v, l1), with
+// f = (1 - group / ||ST(v, l1)||)_+ / (1 + ridge), and one more factor for a feature that tasks
+// share.
+//
+// Short groups go by eights, whose norms and factors are vectors; long ones one by one. Squares are
+// summed in `Real` over few entries and in double over many, or where rounding may decide.
+#pragma once
+
+#include "../core/buffer.h"
+#include "../core/eight.h"
+#include "parallel.h"
+
+SPARSEDIS_BEGIN
+
+constexpr int64_t kLongGroup = 64;  // entries from which a group is taken alone
+constexpr int64_t kGroups = 64;     // taken at a time where they are short
+constexpr int64_t kAhead = 8;       // tasks by which a slab is fetched early
+constexpr int64_t kSlabBytes = 16 * 1048576;  // of features over all tasks, to stay in cache
+
+// A strength below this may be compared with norms whose squares vanish in `Real`.
+template <typename Real>
+constexpr Real kLeastStrength = sizeof(Real) == 4 ? Real(1e-15) : Real(1e-140);
+
+// Relative distance between a norm and its level up to which rounding of the sum may decide.
+template <typename Real>
+constexpr Real kNear = sizeof(Real) == 4 ? Real(1e-5) : Real(0);
+
+// Strengths of consecutive groups.
+template <typename Real>
+struct Levels {
+  Real l1[kGroups], low[kGroups], group[kGroups], inverse[kGroups];  // inverse: 1 / (1 + ridge)
+  bool same;                                                         // everywhere
+  bool entries, groups, tiny;  // thresholded by entries, by groups; by next to nothing
+
+  void load(const PenaltyArgs<Real>& p, int64_t M, int64_t C, int64_t index, int64_t count) {
+    entries = p.nonneg, groups = tiny = false;
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t t = (index + k) / M, m = (index + k) % M;
+      l1[k] = at(p.l1, t, m), group[k] = at(p.group, t, m),
+      inverse[k] = 1 / (1 + at(p.ridge, t, m));
+      if (C == 1) l1[k] += group[k], group[k] = 0;  // an entry has both thresholds at once
+      low[k] = p.nonneg ? -std::numeric_limits<Real>::infinity() : -l1[k];
+      entries |= l1[k] > 0, groups |= group[k] > 0;
+      tiny |= group[k] > 0 && group[k] < kLeastStrength<Real>;
+    }
+  }
+};
+
+// ST(x, l1) of the k-th group's entries.
+template <typename Vector, typename Real>
+void threshold(const Levels<Real>& at, int64_t k, Vector& x) {
+  shrink(x, Vector{} + at.low[k], Vector{} + at.l1[k]);
+}
+
+// Where the entries of eight groups of C lie among the C vectors that hold them.
+template <typename Real>
+struct Layout {
+  using Mask = typename Eight<Real>::Mask;
+  int64_t C, whole;    // entries of a group, and of its whole vectors
+  int64_t offset[8];   // of a vector with the rest of a group's entries,
+  Mask inside[8];      // and which of its lanes these are
+  Buffer<Mask> group;  // of every lane of all C vectors
+
+  explicit Layout(int64_t C) : C(C), whole(C / 8 * 8), group(C < kLongGroup ? C : 0) {
+    if (C >= kLongGroup) return;
+    for (int64_t k = 0; k < 8; ++k) {
+      offset[k] = std::min(k * C + whole, 8 * C - 8);
+      for (int64_t i = 0; i < 8; ++i) {
+        const int64_t at = offset[k] + i;
+        inside[k][i] = at >= k * C + whole && at < (k + 1) * C ? -1 : 0;
+      }
+    }
+    for (int64_t i = 0; i < 8 * C; ++i)
+      group.get()[i / 8][i % 8] = static_cast<typename Eight<Real>::Index>(i / C);
+  }
+};
+
+// ||ST(v_k, l1)||^2 of eight groups at once; the first has the strengths at k0.
+template <bool entries, typename Real>
+void square_norms(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
+                  Real* square) {
+  using Vector = typename Eight<Real>::Vector;
+  Vector sums[8], squares;
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < 8; ++k) {
+    const Real* row = v + k * layout.C;
+    Vector x = Eight<Real>::at(v + layout.offset[k]);
+    Eight<Real>::keep(layout.inside[k], x);
+    if (entries) threshold(at, k0 + k, x);
+    sums[k] = x * x;
+    for (int64_t c = 0; c < layout.whole; c += 8) {
+      x = Eight<Real>::at(row + c);
+      if (entries) threshold(at, k0 + k, x);
+      sums[k] += x * x;
+    }
+  }
+  Eight<Real>::sum_rows(sums, squares);
+  Eight<Real>::at(square) = squares;
+}
+
+// ST(x, high) or what is positive of it, of one number.
+template <bool entries, typename Real>
+Real shrunk(Real x, Real low, Real high) {
+  const Real above = x < low ? low : x;
+  return entries ? x - (above > high ? high : above) : x;
+}
+
+// ||ST(v, l1)||^2 of one group, whose squares are summed in `Sum`, and blocks of them in double.
+template <bool entries, typename Sum, typename Real>
+double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
+  constexpr int64_t lanes = 4 * kVectorBytes / sizeof(Sum), block = 16 * lanes;
+  double total = 0;
+  int64_t c = 0;
+  for (; c + lanes <= C;) {
+    const int64_t end = std::min(C / lanes * lanes, c + block);
+    Sum sums[lanes] = {};
+    for (; c < end; c += lanes)
+#pragma omp simd
+      for (int64_t i = 0; i < lanes; ++i) {
+        const Sum u = shrunk<entries>(v[c + i], low, high);
+        sums[i] += u * u;
+      }
+    double part = 0;
+#pragma omp simd reduction(+ : part)
+    for (int64_t i = 0; i < lanes; ++i) part += sums[i];
+    total += part;
+  }
+  for (; c < C; ++c) {
+    const double u = shrunk<entries>(v[c], low, high);
+    total += u * u;
+  }
+  return total;
+}
+
+template <bool entries, typename Real>
+void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<Real>& layout,
+           Real* norm) {
+  const int64_t C = layout.C;
+  const auto one =
+      at.tiny ? long_square_norm<entries, double, Real> : long_square_norm<entries, Real, Real>;
+  int64_t k = 0;
+  for (; k + 8 <= groups && !at.tiny; k += 8)
+    square_norms<entries>(v + k * C, at, k, layout, norm + k);
+#pragma omp simd
+  for (int64_t i = 0; i < k; ++i) norm[i] = std::sqrt(norm[i]);
+  for (; k < groups; ++k)
+    norm[k] = static_cast<Real>(std::sqrt(one(v + k * C, C, at.low[k], at.l1[k])));
+}
+
+// x = factor ST(v, l1) of eight groups at once, as `square_norms`; x may be v.
+template <bool entries, typename Real>
+void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
+                 const Real* factor, Real* x) {
+  using E = Eight<Real>;
+  typename E::Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0);
+  for (int64_t i = 0; i < layout.C; ++i) {
+    const typename E::Mask& group = layout.group.get()[i];
+    typename E::Vector u = E::at(v + 8 * i), by;
+    if (entries && !at.same) {
+      E::pick(group, E::at(at.low + k0), low);
+      E::pick(group, E::at(at.l1 + k0), high);
+    }
+    if (entries) shrink(u, low, high);
+    E::pick(group, E::at(factor), by);
+    E::at(x + 8 * i) = u * by;
+  }
+}
+
+// The same of one group; what follows it is fetched for when its turn comes.
+template <bool entries, typename Real>
+void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x) {
+  constexpr int64_t line = 64 / sizeof(Real);
+  const auto move = [=](int64_t c) { x[c] = factor * shrunk<entries>(v[c], low, high); };
+  int64_t c = 0;
+  for (; c + line <= C; c += line) {
+    __builtin_prefetch(v + C + c);
+#pragma omp simd
+    for (int64_t i = c; i < c + line; ++i) move(i);
+  }
+  for (; c < C; ++c) move(c);
+}
+
+template <bool entries, typename Real>
+void scale(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<Real>& layout,
+           const Real* factor, Real* x) {
+  const int64_t C = layout.C;
+  int64_t k = 0;
+  for (; k + 8 <= groups; k += 8)
+    scale_eight<entries>(v + k * C, at, k, layout, factor + k, x + k * C);
+  for (; k < groups; ++k)
+    scale_one<entries>(v + k * C, C, at.low[k], at.l1[k], factor[k], x + k * C);
+}
+
+// What is left of a group after its own threshold: (1 - group / norm)_+. NaN stays NaN, and a group
+// without a strength is whole even where its squares vanish in `Real`.
+template <typename Real>
+Real kept(Real norm, Real group) {
+  const Real share = norm > group ? 1 - group / norm : (norm != norm ? norm : Real(0));
+  return group == 0 ? Real(1) : share;
+}
+
+// The strengths of consecutive groups, and what they take; loaded again only where they differ.
+template <typename Real>
+struct Groups {
+  const ProxArgs<Real>& a;
+  Layout<Real> layout;
+  Levels<Real> levels;
+  int64_t step;
+
+  explicit Groups(const ProxArgs<Real>& args)
+      : a(args), layout(args.C), step(args.C < kLongGroup ? kGroups : 1) {
+    levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
+    if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, kGroups);
+  }
+
+  // Calls body(index, groups) for the groups [begin, end), a few at a time.
+  template <typename F>
+  void for_each(int64_t begin, int64_t end, F body) {
+    for (int64_t i = begin; i < end; i += step) {
+      const int64_t groups = std::min(step, end - i);
+      if (!levels.same) levels.load(a.penalty, a.M, a.C, i, groups);
+      body(i, groups);
+    }
+  }
+  void norms(int64_t index, int64_t groups, Real* norm) const {
+    const Real* v = a.v + index * a.C;
+    levels.entries ? sparsedis::SPARSEDIS_ISA::norms<true>(v, groups, levels, layout, norm)
+                   : sparsedis::SPARSEDIS_ISA::norms<false>(v, groups, levels, layout, norm);
+  }
+  // The same, and what their own threshold leaves of the groups. Where a norm is so near the level
+  // that rounding may decide, its squares are summed in double.
+  void norms_and_shares(int64_t index, int64_t groups, Real* norm, Real* share) const {
+    norms(index, groups, norm);
+    const auto near = [&](int64_t k) {
+      return std::fabs(norm[k] - levels.group[k]) < kNear<Real> * levels.group[k];
+    };
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (int64_t k = 0; k < groups; ++k) {
+      share[k] = kept(norm[k], levels.group[k]);
+      any |= near(k);
+    }
+    if (!any) return;
+    const auto square = levels.entries ? long_square_norm<true, double, Real>
+                                       : long_square_norm<false, double, Real>;
+    for (int64_t k = 0; k < groups; ++k) {
+      if (!near(k)) continue;
+      const double exact =
+          std::sqrt(square(a.v + (index + k) * a.C, a.C, levels.low[k], levels.l1[k]));
+      share[k] = static_cast<Real>(kept<double>(exact, levels.group[k]));
+    }
+  }
+  void scale(int64_t index, int64_t groups, const Real* factor) const {
+    const Real* v = a.v + index * a.C;
+    Real* x = a.x + index * a.C;
+    levels.entries ? sparsedis::SPARSEDIS_ISA::scale<true>(v, groups, levels, layout, factor, x)
+                   : sparsedis::SPARSEDIS_ISA::scale<false>(v, groups, levels, layout, factor, x);
+  }
+};
+
+template <typename Real>
+void scale_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end) {
+  Groups<Real> all(a);
+  all.for_each(begin, end, [&](int64_t i, int64_t groups) {
+    Real norm[kGroups], factor[kGroups];
+    std::fill_n(factor, groups, Real(1));
+    if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
+#pragma omp simd
+    for (int64_t k = 0; k < groups; ++k) factor[k] *= all.levels.inverse[k];
+    all.scale(i, groups, factor);
+  });
+}
+
+// Features [m0, m0 + width) over all tasks; `left` has room for them.
+template <typename Real>
+void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* left) {
+  Groups<Real> all(a);
+  const auto over = [&](auto body) {
+    for (int64_t t = 0; t < a.T; ++t) {
+      const Real* ahead = a.v + ((t + kAhead) * a.M + m0) * a.C;
+      for (int64_t i = 0; i < width * a.C; i += 64 / sizeof(Real)) __builtin_prefetch(ahead + i);
+      const int64_t begin = t * a.M + m0;
+      all.for_each(begin, begin + width,
+                   [&](int64_t i, int64_t groups) { body(i, groups, i - begin); });
+    }
+  };
+  std::fill_n(left, width, 0.0);
+  over([&](int64_t i, int64_t groups, int64_t k0) {
+    Real norm[kGroups], share[kGroups];
+    all.norms_and_shares(i, groups, norm, share);
+    for (int64_t k = 0; k < groups; ++k) {
+      const double rest = static_cast<double>(norm[k]) * share[k];
+      left[k0 + k] += rest * rest;
+    }
+  });
+  for (int64_t k = 0; k < width; ++k)
+    left[k] = kept<double>(std::sqrt(left[k]), at(a.penalty.shared, 0, m0 + k));
+  over([&](int64_t i, int64_t groups, int64_t k0) {
+    Real norm[kGroups], factor[kGroups];
+    std::fill_n(factor, groups, Real(1));
+    if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
+    for (int64_t k = 0; k < groups; ++k)
+      factor[k] = static_cast<Real>(left[k0 + k] * factor[k] * all.levels.inverse[k]);
+    all.scale(i, groups, factor);
+  });
+}
+
+SPARSEDIS_END
