@@ -23,7 +23,7 @@ from sparsedis_kernels.bench.case import (
     require_native,
 )
 from sparsedis_kernels.bench.heads import Fit, at_share, certified, loosest_setting, ridge_flops
-from sparsedis_kernels.bench.peers import fista, jax_solvers, lasso, linalg, scikit
+from sparsedis_kernels.bench.peers import estimators, fista, jax_solvers, linalg, scikit
 from sparsedis_kernels.bench.problems import heads_problem
 from sparsedis_kernels.ops import fit_heads
 from sparsedis_kernels.penalty import Penalty
@@ -208,9 +208,9 @@ def sparse_case(size: tuple[int, int, int, float], tol: float, warm: bool, facto
 
     peers: dict[str, Provider] = {
         KERNELS[0]: scikit.kernel,
-        "scikit-learn": scikit.public,
-        "celer": lasso.celer,
-        "skglm": lasso.skglm,
+        "scikit-learn": estimators.scikit_learn,
+        "celer": estimators.celer,
+        "skglm": estimators.skglm,
         "jaxopt": jax_solvers.proximal_gradient,
     }
     if C == 1:

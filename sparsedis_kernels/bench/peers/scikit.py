@@ -1,6 +1,6 @@
-"""Sparse heads by scikit-learn: its estimators, and its compiled descent called directly.
+"""Sparse heads by scikit-learn's compiled descent called directly.
 
-The compiled functions are private; who calls them is spared a millisecond of Python a fit.
+The functions are private; who calls them is spared a millisecond of Python a fit.
 """
 
 from __future__ import annotations
@@ -13,30 +13,7 @@ from torch import Tensor
 
 from sparsedis_kernels.bench.case import Call, UnavailableError
 from sparsedis_kernels.bench.heads import Fit, loosest, require
-
-_MAX_ITER = 100_000
-
-
-def public(fit: Fit) -> Call:
-    """An estimator for each task: Lasso, or MultiTaskLasso for more than one output."""
-    require("sklearn")
-    from sklearn.linear_model import Lasso, MultiTaskLasso
-
-    z, y, alpha = fit.z.double().numpy(), fit.y.double().numpy(), _alpha(fit)
-    single = y.shape[2] == 1
-    models = [
-        (Lasso if single else MultiTaskLasso)(a, max_iter=_MAX_ITER, warm_start=True) for a in alpha
-    ]
-    start = _start(fit)
-
-    def solve(tol: float) -> Tensor:
-        for model, zt, yt, w in zip(models, z, y, start, strict=True):
-            model.tol, model.coef_ = tol, (w[0] if single else w).copy(order="F")
-            model.fit(zt, yt[:, 0] if single else yt)
-        weight = np.stack([np.atleast_2d(model.coef_) for model in models])
-        return torch.from_numpy(weight).mT
-
-    return loosest(fit, solve, 8 * fit.tol)
+from sparsedis_kernels.bench.peers.estimators import MAX_ITER
 
 
 def kernel(fit: Fit) -> Call:
@@ -61,7 +38,7 @@ def _compiled(fit: Fit, gram: bool) -> Call:
     z = [np.asfortranarray(part) for part in samples]
     y = [np.asfortranarray(part[:, 0] if single else part) for part in targets]
     start, out = _start(fit), np.empty((len(z), fit.y.shape[2], fit.z.shape[2]))
-    common = {"max_iter": _MAX_ITER, "rng": np.random.mtrand._rand, "random": False}
+    common = {"max_iter": MAX_ITER, "rng": np.random.mtrand._rand, "random": False}
     common["do_screening"] = True
 
     def task(t: int, tol: float) -> Any:
