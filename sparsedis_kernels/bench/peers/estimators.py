@@ -1,4 +1,4 @@
-"""Sparse heads by estimators of scikit-learn, celer and skglm: one for each task, fitted in a loop."""
+"""Sparse heads by estimators of scikit-learn, celer and skglm, one for each task in a loop."""
 
 from __future__ import annotations
 
