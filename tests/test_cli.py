@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from sparsedis_kernels import backends, cli
-from sparsedis_kernels.bench import MODULES, feature_usage
+from sparsedis_kernels.bench import MODULES, feature_usage, measure
 
 SMALL = ["--steps", "4", "--tasks", "2", "--support", "20", "--query", "20", "--features", "8"]
 SMALL += ["--check-every", "2", "--test-tasks", "4", "--data", "digits", "--shots", "1", "2"]
@@ -153,6 +154,22 @@ def test_bench_times_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture
         assert row["provider"] != "copy" or row["copy_fraction"] == 1
     assert text.count("  ours ") == sum(row["provider"] == "ours" for row in rows)
     assert "prox group 100x128x5 forward\n" in text
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
+def test_bench_holds_every_library_to_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, within = os.sched_getaffinity(0), []
+
+    def cases(*args: object, **options: object) -> list[Any]:
+        within.append((os.sched_getaffinity(0), torch.get_num_threads()))
+        return []
+
+    monkeypatch.setattr(measure, "cases", cases)
+    for threads in ([], ["--threads", "2"]):
+        assert cli.main(["bench", *threads]) == 0
+    assert [(len(cpus), threads) for cpus, threads in within] == [(1, 1), (min(2, len(before)), 2)]
+    assert within[0][0] <= within[1][0] <= before
+    assert os.sched_getaffinity(0) == before
 
 
 def test_bench_fails_where_an_answer_of_ours_is_wrong(

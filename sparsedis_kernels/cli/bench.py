@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsedis_kernels.bench import MODULES
-from sparsedis_kernels.cli.threads import set_threads
+from sparsedis_kernels.cli.threads import pinned
 
 if TYPE_CHECKING:
     import torch
@@ -32,16 +32,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     add("--quick", action="store_true", help="smallest size, few samples, no torch.compile")
     add("--peers", action="store_true", help="other libraries too, and whether ours passes its bar")
-    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--threads", type=int, default=1, help="threads, and CPUs it is pinned to (default: 1)")
     add("--save", type=Path, metavar="FILE.json", help="write the rows and the machine to a file")
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from sparsedis_kernels.bench import bars, measure, report
-
     if args.save and not args.save.parent.is_dir():
         raise ValueError(f"--save: there is no folder {args.save.parent}")
-    set_threads(args.threads)
+    with pinned(args.threads):  # before torch or a peer is imported and starts its threads
+        return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from sparsedis_kernels.bench import bars, measure, report
+
     device = _device(args.device)
     effort = replace(measure.QUICK if args.quick else measure.FULL, peers=args.peers)
     cases = list(measure.cases(args.ops or list(MODULES), device.type, quick=args.quick))
