@@ -193,7 +193,7 @@ def test_bench_fails_where_an_answer_of_ours_is_wrong(
     ("args", "message"),
     [
         (["--device", "cuda"], f"--device cuda: torch {torch.__version__} finds no CUDA device"),
-        (["prox", "lasso"], "bench: there is no op 'lasso'; there are prox, prox_mcp, "),
+        (["prox", "lasso"], "bench: there is no op 'lasso'; there are prox, prox_, prox_mcp, "),
         (["--save", "nowhere/rows.json"], "--save: there is no folder nowhere"),
         (["--threads", "0"], "--threads must be >= 1, got 0"),
     ],

@@ -7,6 +7,7 @@ A file per op says what is computed, by whom and at which sizes; `case` holds wh
 # The module of `sparsedis_kernels.bench` with the cases of each op.
 MODULES = {
     "prox": "prox",
+    "prox_": "inplace",
     "prox_mcp": "group_prox",
     "prox_scad": "group_prox",
     "prox_l0": "group_prox",

@@ -19,16 +19,13 @@ Provider = Callable[[Any], Call]
 Shape = tuple[int, int, int]
 
 # (T, M, C), small first. The last is beyond the caches of most CPUs and GPUs.
-SHAPES: dict[str, list[Shape]] = {
-    "cpu": [(100, 128, 5), (1000, 512, 10)],
-    "cuda": [(100, 128, 5), (1000, 512, 10), (10_000, 512, 10)],
-}
+SHAPES: list[Shape] = [(100, 128, 5), (1000, 512, 10), (10_000, 512, 10)]
 COMPILED = "torch.compile"
 
 
 def shapes_of(device_type: str, quick: bool) -> list[Shape]:
-    """Sizes of weights for a type of device; the smallest alone if `quick`."""
-    return SHAPES[device_type][: 1 if quick else None]
+    """Sizes of weights for all providers: on a CPU not the last, which takes them minutes."""
+    return SHAPES[: 1 if quick else {"cpu": 2, "cuda": 3}[device_type]]
 
 
 class UnavailableError(Exception):
@@ -54,7 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Bar:
-    """Ours is to be at least `factor` times as fast as the fastest of the providers `than`."""
+    """Ours is to be at least `factor` times as fast as the fastest of `than`.
+
+    These are names of providers and of limits.
+    """
 
     factor: float
     than: tuple[str, ...]
@@ -142,6 +142,7 @@ def function_case(
     *,
     arrays: int,
     metric: bool = False,
+    bars: tuple[Bar, ...] = (),
 ) -> Case:
     """A case whose providers are functions of weights.
 
@@ -152,6 +153,7 @@ def function_case(
             "torch eager" is compiled, too.
         arrays: how many arrays of the weights' size have to be moved.
         metric: whether there is a metric. Default False.
+        bars: as in `Case`.
     """
     make = {"forward": _forward, "backward": _backward}[direction]
 
@@ -172,7 +174,7 @@ def function_case(
     providers["ours"] = ours
     if "torch eager" in functions:
         providers[COMPILED] = partial(compiled, make, functions["torch eager"])
-    return Case(op, kind, shape, direction, setup, providers)
+    return Case(op, kind, shape, direction, setup, providers, bars=bars)
 
 
 def _forward(function: Callable[..., Any], data: list[Tensor]) -> Call:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.bench.case import Case, function_case, shapes_of
+from sparsedis_kernels.bench.case import COMPILED, SHAPES, Case, function_case
+from sparsedis_kernels.bench.limits import memory_bars
 from sparsedis_kernels.ops import feature_usage
 
 
@@ -23,8 +24,9 @@ def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
         "reference": lambda w: feature_usage(w, backend="reference").entropy,
         "torch eager": lambda w: eager(w)[1],
     }
-    for shape in shapes_of(device_type, quick):
-        yield function_case(op, "", shape, "forward", forward, arrays=1)
+    for shape in SHAPES[: 1 if quick else None]:
+        bars = memory_bars(shape, ("torch eager", COMPILED))
+        yield function_case(op, "", shape, "forward", forward, arrays=1, bars=bars)
         yield function_case(op, "entropy", shape, "backward", backward, arrays=2)
 
 

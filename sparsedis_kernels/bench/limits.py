@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
 
-from sparsedis_kernels.bench.case import Call, Job
+from sparsedis_kernels.bench.case import Bar, Call, Job
 
 COPY = "copy"  # of as many bytes as the job has to move
 AXPY = "in-place axpy"  # of as many bytes: two parts read, one written
 PRODUCT = "matrix product"  # of as many operations, in float32
 LIMITS = (COPY, AXPY, PRODUCT)
 _SIDE = 512  # of the matrices that are multiplied; large enough for the peak rate
+# Beyond this many bytes an array and those that a job has beside it are beyond most caches.
+CACHED = 2**24
+OF_MEMORY, IN_CACHE = 0.85, 2.0  # of the axpy's rate; times the libraries'
 
 
 class Limit(NamedTuple):
@@ -31,6 +35,15 @@ def limits(job: Job, device: torch.device) -> dict[str, Limit]:
     if job.flops is not None:
         found[PRODUCT] = Limit(_product(device), job.flops / (2 * _SIDE**3))
     return found
+
+
+def memory_bars(shape: tuple[int, ...], libraries: tuple[str, ...]) -> tuple[Bar, ...]:
+    """What is asked of a job that moves float32 arrays of this shape and computes little.
+
+    Beyond the caches that is a share of the memory's rate, else a multiple of the libraries'.
+    """
+    beyond = 4 * prod(shape) > CACHED
+    return (Bar(OF_MEMORY, (AXPY,)) if beyond else Bar(IN_CACHE, libraries),)
 
 
 def _copy(bytes_moved: int, device: torch.device) -> Call:

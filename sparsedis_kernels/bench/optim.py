@@ -21,12 +21,18 @@ from sparsedis_kernels.bench.case import (
     require_native,
     shapes_of,
 )
+from sparsedis_kernels.bench.limits import memory_bars
 from sparsedis_kernels.ops import prox_
 from sparsedis_kernels.optim import ProxAdamW, ProxSGD
 from sparsedis_kernels.penalty import Penalty
 
 LR, MOMENTUM = 1e-2, 0.9
-PENALTIES = {"l1": Penalty(l1=5.0), "sparse group": Penalty(l1=5.0, group=5.0)}
+PENALTIES = {
+    "l1": Penalty(l1=5.0),
+    "sparse group": Penalty(l1=5.0, group=5.0),
+    "shared": Penalty(l1=5.0, shared=50.0),
+}
+ROWS: Shape = (1, 4096, 10_000)
 MANY, SMALL = 64, (16, 64, 5)  # tensors of a model with many small heads
 STEPS = 3  # the answer is that of the third: the first says nothing about a moment's decay
 
@@ -34,10 +40,12 @@ Params = list[Tensor]
 
 
 def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
-    """One tensor at every shape, and many small ones."""
+    """One tensor at every shape, one of long rows, and many small ones."""
     for kind, penalty in PENALTIES.items():
         for shape in shapes_of(device_type, quick):
             yield _case(op, kind, shape, 1, penalty)
+    if not quick:
+        yield _case(op, "sparse group", ROWS, 1, PENALTIES["sparse group"])
     kind = f"sparse group, {MANY} tensors"
     yield _case(op, kind, SMALL, MANY, PENALTIES["sparse group"])
 
@@ -62,7 +70,8 @@ def _case(op: str, kind: str, shape: Shape, count: int, penalty: Penalty) -> Cas
         return Job(start, close_to(expected), arrays * count * bytes_of(start[0]))
 
     providers = {name: partial(_stepping, step_of) for name, step_of in steps.items()}
-    return Case(op, kind, shape, "step", setup, providers)
+    bars = memory_bars((count, *shape), ("foreach, then reference",))
+    return Case(op, kind, shape, "step", setup, providers, bars=bars)
 
 
 def _stepping(step_of: Callable[[Params], Call], start: list[Tensor]) -> Call:

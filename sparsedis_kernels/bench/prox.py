@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.bench.case import Case, function_case, shapes_of
+from sparsedis_kernels.bench.case import COMPILED, Case, function_case, shapes_of
+from sparsedis_kernels.bench.limits import memory_bars
 from sparsedis_kernels.ops import prox
 from sparsedis_kernels.penalty import Penalty
 
@@ -23,7 +24,8 @@ def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     for shape in shapes_of(device_type, quick):
         for kind, penalty in PENALTIES.items():
             functions = _functions(penalty)
-            yield function_case(op, kind, shape, "forward", functions, arrays=2)
+            bars = memory_bars(shape, ("torch eager", COMPILED))
+            yield function_case(op, kind, shape, "forward", functions, arrays=2, bars=bars)
             yield function_case(op, kind, shape, "backward", functions, arrays=3)
         functions = _functions(PENALTIES["sparse group"])
         functions.pop("torch eager")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedis_kernels import backends
-from sparsedis_kernels.bench import MODULES, measure
+from sparsedis_kernels.bench import MODULES, inplace, measure
 from sparsedis_kernels.bench.case import (
     COMPILED,
     Case,
@@ -13,7 +13,8 @@ from sparsedis_kernels.bench.case import (
     close_to,
     function_case,
 )
-from sparsedis_kernels.bench.limits import AXPY, COPY, _copy
+from sparsedis_kernels.bench.inplace import EAGER
+from sparsedis_kernels.bench.limits import AXPY, COPY, LIMITS, _copy
 from sparsedis_kernels.bench.measure import Effort
 
 CPU = torch.device("cpu")
@@ -123,6 +124,21 @@ def test_cases_are_distinct_and_quick_takes_the_smallest(device_type):
     assert max(torch.Size(c.shape).numel() for c in quick) <= 1e5
 
 
+def test_every_bar_names_someone_who_is_measured():
+    for case in measure.cases(list(MODULES), "cpu"):
+        there = {*case.providers, *case.peers, *LIMITS}
+        assert all(there & set(bar.than) for bar in case.bars), str(case)
+
+
+def test_beyond_the_caches_memory_is_the_bar():
+    """40,960,000 floats against 6,400; in place, a weight counts twice: read and written."""
+    for shape, than in (((1, 64, 100), EAGER), ((1, 4096, 10_000), AXPY)):
+        case = inplace.layout_case("rows", shape, inplace.GROUP, 0.0)
+        assert than in case.bars[0].than
+    start = torch.ones(1, 64, 100)
+    assert next(inplace.cases("prox_", "cpu", True)).setup(CPU).bytes_moved == 2 * start.nbytes
+
+
 @pytest.mark.parametrize("case", [*measure.cases(list(MODULES), "cpu", quick=True)], ids=str)
 def test_every_provider_is_right(case):
     """All but the compiled ones, whose compilation takes long; they run what runs here eagerly."""
@@ -131,6 +147,16 @@ def test_every_provider_is_right(case):
         answer = measure.checked(case, provider, job)()
         answers = answer if isinstance(answer, list | tuple) else [answer]
         assert all((a != 0).any() for a in answers)
+
+
+def test_no_call_in_place_ends_at_zero():
+    """Thousands of calls go on from one another's weights."""
+    for case in measure.cases(["prox_"], "cpu", quick=True):
+        job = case.setup(CPU)
+        call = case.providers["ours"](job.data)
+        for _ in range(5000):
+            w = call()
+        assert w.abs().mean() > 0.5 * job.data.abs().mean()
 
 
 @pytest.mark.slow
