@@ -29,7 +29,7 @@ def shapes_of(device_type: str, quick: bool) -> list[Shape]:
 
 
 class UnavailableError(Exception):
-    """A provider cannot do a job here; the message says why."""
+    """A job cannot be set up here, or a provider cannot do it; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Case:
         kind: which variant of the op; may be empty.
         shape: (T, M, C).
         direction: "forward", "backward" or "step".
-        setup: makes the job on a device.
+        setup: makes the job on a device, or raises `UnavailableError`.
         providers: by name, what makes of `Job.data` a call that returns the answer. Making it may
             raise `UnavailableError`.
         peers: the same of other libraries, which are measured on request.

@@ -13,6 +13,7 @@ COPY = "copy"  # of as many bytes as the job has to move
 AXPY = "in-place axpy"  # of as many bytes: two parts read, one written
 PRODUCT = "matrix product"  # of as many operations, in float32
 LIMITS = (COPY, AXPY, PRODUCT)
+_LARGEST = 2**30  # bytes that a copy or an axpy moves itself; the time of more follows from it
 _SIDE = 512  # of the matrices that are multiplied; large enough for the peak rate
 # Beyond this many bytes an array and those that a job has beside it are beyond most caches.
 CACHED = 2**24
@@ -28,9 +29,10 @@ class Limit(NamedTuple):
 
 def limits(job: Job, device: torch.device) -> dict[str, Limit]:
     """The limits of a job, by name; the product's only where arithmetic bounds the job."""
+    size = min(job.bytes_moved, _LARGEST)
     found = {
-        COPY: Limit(_copy(job.bytes_moved, device), 1.0),
-        AXPY: Limit(_axpy(job.bytes_moved, device), 1.0),
+        COPY: Limit(_copy(size, device), job.bytes_moved / size),
+        AXPY: Limit(_axpy(size, device), job.bytes_moved / size),
     }
     if job.flops is not None:
         found[PRODUCT] = Limit(_product(device), job.flops / (2 * _SIDE**3))

@@ -105,9 +105,12 @@ def checked(case: Case, provider: str, job: Job) -> Call:
 
 def measure(case: Case, device: torch.device, effort: Effort) -> list[Row]:
     """A row for every provider of the case and for every limit."""
-    job = case.setup(device)
     every = [*case.providers, *(case.peers if effort.peers else ())]
     providers = [name for name in every if name not in effort.without]
+    try:
+        job = case.setup(device)
+    except UnavailableError as error:
+        return [_row(case, name, "skipped", note=str(error)) for name in providers]
     outcomes = {name: _attempt(case, name, job) for name in providers}
     rows = {name: o for name, o in outcomes.items() if isinstance(o, Row)}
     calls = {name: o for name, o in outcomes.items() if not isinstance(o, Row)}
