@@ -60,11 +60,11 @@ class Step:
 
 def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     """Group-sparse heads on the features of rendered scenes."""
-    T = FEW if quick else TASKS
     providers: dict[str, Provider] = {"ours": ours, PEER: by_fista, NO_HEADS: without_heads}
     bars = (Bar(TIMES, (PEER,)), Bar(BACKBONE, (NO_HEADS,)))
-    where = (op, f"group {SHARE} n={SAMPLES}", (T, FEATURES, ShapeTasks.n_outputs), "both")
-    yield Case(*where, partial(_setup, T), providers, bars=bars)
+    for T in (FEW,) if quick else (FEW, TASKS):
+        where = (op, f"group {SHARE} n={SAMPLES}", (T, FEATURES, ShapeTasks.n_outputs), "both")
+        yield Case(*where, partial(_setup, T), providers, bars=bars)
 
 
 def ours(step: Step) -> Call:
