@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sparsedis_kernels.bench.case import Case
 from sparsedis_kernels.bench.measure import Row
 
+WORDS = {True: "pass", False: "FAIL", None: "not measured"}  # for `Verdict.passed`
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -31,9 +33,8 @@ class Verdict:
         return None if self.ratio is None else self.ratio >= self.factor
 
     def __str__(self) -> str:
-        words = {True: "pass", False: "FAIL", None: "not measured"}[self.passed]
         reached = "" if self.ratio is None else f", reached {self.ratio:.3g}x"
-        return f"{words}: {self.case}: {self.factor:g}x {self.than}{reached}"
+        return f"{WORDS[self.passed]}: {self.case}: {self.factor:g}x {self.than}{reached}"
 
 
 def judge(case: Case, rows: Sequence[Row]) -> Iterator[Verdict]:

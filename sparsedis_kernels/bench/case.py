@@ -86,8 +86,13 @@ class Case:
     bars: tuple[Bar, ...] = ()
 
     def __str__(self) -> str:
-        words = (self.op, self.kind, "x".join(map(str, self.shape)), self.direction)
-        return " ".join(word for word in words if word)
+        return case_name(self.op, self.kind, self.shape, self.direction)
+
+
+def case_name(op: str, kind: str, shape: Shape, direction: str) -> str:
+    """What a case is called, and its rows with it."""
+    words = (op, kind, "x".join(map(str, shape)), direction)
+    return " ".join(word for word in words if word)
 
 
 def require_native(op: str, device: torch.device) -> None:

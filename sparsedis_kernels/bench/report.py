@@ -15,8 +15,9 @@ import sparsedis_kernels
 from sparsedis_kernels import backends
 from sparsedis_kernels.bench.bars import Verdict
 from sparsedis_kernels.bench.measure import Row
-from sparsedis_kernels.training.report import versions
+from sparsedis_kernels.training.report import version_of, versions
 
+PEERS = ("celer", "jax", "jaxopt", "scikit-learn", "scipy", "skglm")  # packages
 HEADER = (
     f"{'provider':28}{'median':>12}{'20 to 80 %':>26}{'GB/s':>9}{'of a copy':>11}"
     f"{'of a product':>14}{'peak MB':>10}"
@@ -29,20 +30,25 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
         if row.seconds is None or row.low is None or row.high is None:
             yield f"  {row.provider:26}{row.status}: {row.note}"
             continue
-        spread = f"{_time(row.low)} to {_time(row.high)}"
+        spread = f"{time_text(row.low)} to {time_text(row.high)}"
         product = "" if row.product_fraction is None else f"{row.product_fraction:.0%}"
         peak = "" if row.peak_bytes is None else f"{1e-6 * row.peak_bytes:.1f}"
         yield (
-            f"  {row.provider:26}{_time(row.seconds):>12}{spread:>26}{row.gb_per_s:>9.1f}"
+            f"  {row.provider:26}{time_text(row.seconds):>12}{spread:>26}{row.gb_per_s:>9.1f}"
             f"{row.copy_fraction:>11.0%}{product:>14}{peak:>10}"
         )
 
 
 def save(
-    rows: Iterable[Row], verdicts: Iterable[Verdict], device: torch.device, path: Path
+    command: str,
+    rows: Iterable[Row],
+    verdicts: Iterable[Verdict],
+    device: torch.device,
+    path: Path,
 ) -> None:
-    """Write rows and verdicts, and under "machine" what they were measured on, as JSON."""
+    """Write rows and verdicts, the command, and what they were measured on, as JSON."""
     document = {
+        "command": command,
         "machine": machine(device),
         "rows": [asdict(row) for row in rows],
         "bars": [{**asdict(verdict), "passed": verdict.passed} for verdict in verdicts],
@@ -58,7 +64,11 @@ def machine(device: torch.device) -> dict[str, object]:
         "device_type": device.type,
         "backend": backends.REQUESTED or "automatic",
         "threads": torch.get_num_threads(),
-        "versions": {**versions(), "cuda": torch.version.cuda},
+        "versions": {
+            **versions(),
+            "cuda": torch.version.cuda,
+            **{package: version_of(package) for package in PEERS},
+        },
         "commit": commit(Path(sparsedis_kernels.__file__).parent),
     }
 
@@ -90,5 +100,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Seconds in a unit that suits them."""
     return f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,17 @@ def _measure(args: argparse.Namespace) -> int:
         verdicts += judged
     print(*verdicts, sep="\n")
     if args.save:
-        report.save(rows, verdicts, device, args.save)
+        report.save(_command(args), rows, verdicts, device, args.save)
         print(f"rows: {args.save}")
     return int(any(row.provider == "ours" and row.status == "wrong" for row in rows))
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line again, for whoever reads the file."""
+    words = ["sparsedis", "bench", *args.ops]
+    words += ["--device", args.device] if args.device else []
+    words += [f"--{flag}" for flag in ("quick", "peers") if getattr(args, flag)]
+    return shlex.join([*words, "--threads", str(args.threads), "--save", args.save.name])
 
 
 def _device(asked: str | None) -> torch.device:

@@ -11,9 +11,9 @@ from sparsedis_kernels.training.report.document import document
 from sparsedis_kernels.training.report.figures import draw_figures
 from sparsedis_kernels.training.report.page import page
 from sparsedis_kernels.training.report.table import table_rows
-from sparsedis_kernels.training.report.versions import versions
+from sparsedis_kernels.training.report.versions import version_of, versions
 
-__all__ = ["table_rows", "versions", "write_report"]
+__all__ = ["table_rows", "version_of", "versions", "write_report"]
 
 
 def write_report(arms: Mapping[str, Arm], out: Path) -> Path:
