@@ -9,7 +9,7 @@ import pytest
 import sparsedis_kernels as sk
 from sparsedis_kernels import cli
 from sparsedis_kernels.evidence.command import EXPERIMENTS
-from tests.evidence.readme import block
+from tests.evidence.readme import block, performance_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,10 +27,10 @@ def test_the_example_runs_and_gives_sparse_heads():
 
 
 def test_the_commands_are_ones_that_the_command_line_takes():
-    commands = re.findall(r"^sparsedis (train .*)$", README, re.MULTILINE)
+    commands = re.findall(r"^sparsedis ((?:train|bench) .*)$", README, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:
-        assert cli._parser().parse_args(shlex.split(command)).command
+        assert cli._parser().parse_args(shlex.split(command, comments=True)).command
 
 
 def test_the_pictures_are_there_and_small():
@@ -51,3 +51,8 @@ def test_the_evidence_is_made_from_its_numbers(name):
     section = README.split(f"\n### {name}\n")[1].split("\n#")[0]
     assert f"sparsedis reproduce {name}" in section
     assert block(name) in section
+
+
+def test_the_performance_is_made_from_its_rows():
+    section = README.split("\n## Performance\n")[1].split("\n## ")[0]
+    assert performance_block() in section

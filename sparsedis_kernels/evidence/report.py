@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,17 @@ def write_report(experiment: Experiment, results: Results, out: Path) -> str:
 
 def table(experiment: Experiment, results: Results) -> str:
     """A Markdown table, one row a label."""
-    headings = ["", *experiment.columns.values(), "CPU s"]
-    rows = [headings, ["---"] * len(headings)]
+    rows = [["", *experiment.columns.values(), "CPU s"]]
     for label in results.rows:
         cells = [results.text(label, key) for key in experiment.columns]
         rows.append([label, *cells, f"{results.seconds(label):.1f}"])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table, the headings first."""
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in ruled)
 
 
 def _summary(experiment: Experiment, results: Results, label: str) -> dict[str, object]:
