@@ -15,7 +15,8 @@ def accumulated(dtype: torch.dtype) -> torch.dtype:
 
 def widened(value: Tensor) -> Tensor:
     """`value`, in float32 if it is half precision."""
-    return value.to(accumulated(value.dtype))
+    dtype = accumulated(value.dtype)
+    return value if value.dtype == dtype else value.to(dtype)  # a call costs even where it is idle
 
 
 def readable(value: object) -> bool:

@@ -144,7 +144,8 @@ def _arguments(
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
     ns = backends.namespace(op, v.device, backend)
-    like = v.new_empty((), dtype=arrays.accumulated(v.dtype))
+    wide, dtype = _check.prepared(ns, op, v), arrays.accumulated(v.dtype)
+    like = wide if wide.dtype == dtype else v.new_empty((), dtype=dtype)
     numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), like, step)
     metric = None if metric is None else metric.to(like.dtype)
-    return ns, _check.prepared(ns, op, v), *numbers.tensors, metric, numbers.scale, numbers.nonneg
+    return ns, wide, *numbers.tensors, metric, numbers.scale, numbers.nonneg
