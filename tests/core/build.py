@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -17,11 +18,22 @@ SOURCES = [CSRC / "testing" / "core_module.cpp", CSRC / "cpu" / "kernels.cpp"]
 FLAGS = ["-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror"]
 SHARED = ["-shared", "-fPIC", "-fvisibility=hidden"]
 INCLUDES = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+
+
+def shipped(isa: str) -> list[str]:
+    """The options with which the package's kernels for an instruction set are compiled."""
+    text = (CSRC / "CMakeLists.txt").read_text()
+    patterns = (r"set\(kernel_flags (.*)\)", rf"add_kernels\({isa} (.*)\)")
+    found = [flag for pattern in patterns for flag in re.findall(pattern, text)[0].split()]
+    return [*found, "-DNDEBUG", f"-DSPARSEDIS_ISA={isa}"]
+
+
 # Unoptimised code is compiled in a third of the time, and hides no access from the sanitizer.
 BUILDS = {
     "plain": ["-O1"],
     "memory": ["-O0", "-g1", "-march=native", "-fsanitize=address,undefined"],
     "threads": ["-O1", "-g1", "-fsanitize=thread"],
+    "avx2": shipped("avx2"),
 }
 
 
