@@ -19,8 +19,8 @@ def timed(benchmark):
 
     def run(case, provider):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        job = case.setup(device)
         try:
+            job = case.setup(device)
             call = checked(case, provider, job)
         except UnavailableError as reason:
             pytest.skip(str(reason))
