@@ -114,7 +114,8 @@ def _machine(machine: Mapping[str, Any]) -> str:
     there = {k: v for k, v in machine["versions"].items() if v not in (None, "not installed")}
     versions = ", ".join(f"{name} {version}" for name, version in there.items())
     where = f"**{machine['device']}** ({machine['device_type']}), {threads}"
-    return f"{where}, commit {(machine['commit'] or 'unknown')[:12]}, {versions}."
+    commit, dirty, _ = (machine["commit"] or "unknown").partition("-dirty")
+    return f"{where}, commit {commit[:12]}{dirty}, {versions}."
 
 
 def _missing(rows: Sequence[Row]) -> str:
