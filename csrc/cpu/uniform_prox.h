@@ -12,9 +12,9 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kLongGroup = 64;  // entries from which a group is taken alone
-constexpr int64_t kGroups = 64;     // taken at a time where they are short
-constexpr int64_t kAhead = 8;       // tasks by which a slab is fetched early
+constexpr int64_t kLongGroup = 64;            // entries from which a group is taken alone
+constexpr int64_t kGroups = 64;               // taken at a time where they are short
+constexpr int64_t kAhead = 8;                 // tasks by which a slab is fetched early
 constexpr int64_t kSlabBytes = 16 * 1048576;  // of features over all tasks, to stay in cache
 
 // A strength below this may be compared with norms whose squares vanish in `Real`.
