@@ -140,8 +140,11 @@ void prox(const ProxArgs<Real>& a, ParallelFor run) {
       prox_slab(a, m0, width, scratch.get());
     });
   } else {
-    parallel_for(run, a.T * a.M, kParallelElements / std::max<int64_t>(a.C, 1),
+    // Whole blocks of groups, so that no group's sum depends on where a thread begins.
+    const int64_t groups = a.T * a.M, block = kGroups * std::max<int64_t>(a.C, 1);
+    parallel_for(run, (groups + kGroups - 1) / kGroups, kParallelElements / block,
                  [&](int64_t begin, int64_t end) {
+                   begin *= kGroups, end = std::min(groups, end * kGroups);
                    if (a.metric == nullptr) return scale_groups(a, begin, end);
                    for (int64_t i = begin; i < end; ++i) prox_group(a, i / a.M, i % a.M);
                  });
