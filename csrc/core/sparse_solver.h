@@ -259,15 +259,16 @@ inline double solve_sparse(const Task<Real>& task, const Real* init, double tol,
   start_set(task, init, all_features, work);
   const bool warm = sum_of_squares(work.set.W.get(), task.C * work.set.ld) > 0;
   double gap = start_gap(task, warm, tol, work), target = kInnerShare * tol;
+  if (gap <= tol) return gap;
   if (!warm) follow_path(task, all_features, work);
-  while (gap > tol && work.steps < max_steps) {
+  do {  // once even where the path took all steps: what it left has a gap of its own
     const bool grew = take_violators(task, all_features, work);
     load_correlations(task, work);
     solve_set(work, rhythm_of(warm, all, task.C), target);
     const double previous = gap;
     gap = refresh(task, tol, work);
     if (!grew && gap > previous / 2) target /= 2;
-  }
+  } while (gap > tol && work.steps < max_steps);
   return gap;
 }
 

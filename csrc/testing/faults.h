@@ -9,9 +9,9 @@ namespace testing {
 
 // One feature more than the arrays hold: reads and writes behind their ends.
 inline void overrun() {
-  const Array<double> v = make<double>({1, 7, 1});
-  Array<double> x = make<double>({1, 7, 1});
-  table<double>().prox({1, 8, 1, v.data(), nullptr, {}, x.mutable_data()}, run);
+  const Array<double> v = make<double>({1, 8, 1});
+  Array<double> x = make<double>({1, 8, 1});
+  table<double>().prox({1, 9, 1, v.data(), nullptr, {}, x.mutable_data()}, run);
 }
 
 // Two threads are given the same range, so both write every entry. Large enough to be shared out.
