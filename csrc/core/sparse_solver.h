@@ -269,7 +269,8 @@ inline double solve_sparse(const Task<Real>& task, const Real* init, double tol,
     gap = refresh(task, tol, work);
     if (!grew && gap > previous / 2) target /= 2;
   } while (gap > tol && work.steps < max_steps);
-  return gap;
+  // A gap that is reported is one of double sums, also where it is not small enough.
+  return gap > tol ? refresh(task, std::numeric_limits<double>::infinity(), work) : gap;
 }
 
 SPARSEDIS_END
