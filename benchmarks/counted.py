@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 TASKS, SAMPLES, FEATURES, OUTPUTS = 4, 50, 64, 5
-SHARE, MOVE = (
-    np.float32(0.1),
-    np.float32(0.01),
-)  # of lambda_max; of the features, before a warm start
+SHARE = np.float32(0.1)  # of lambda_max
+MOVE = np.float32(0.01)  # of the features, before a warm start
 MULTINOMIAL = 1
 WARM = 3  # calls, which set up what the counted one finds
 NOTHING = "nothing"
