@@ -10,13 +10,20 @@ from torch import Tensor
 
 def accumulated(dtype: torch.dtype) -> torch.dtype:
     """The dtype that is computed in: sums accumulate in float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype == torch.float32 else torch.promote_types(dtype, torch.float32)
 
 
 def widened(value: Tensor) -> Tensor:
     """`value`, in float32 if it is half precision."""
     dtype = accumulated(value.dtype)
     return value if value.dtype == dtype else value.to(dtype)  # a call costs even where it is idle
+
+
+def narrow(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Round what was computed of `widened` tensors back into them."""
+    for target, source in zip(targets, sources, strict=True):
+        if target is not source:
+            target.copy_(source)
 
 
 def readable(value: object) -> bool:

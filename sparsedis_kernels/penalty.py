@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.arrays import readable
+from sparsedis_kernels.arrays import accumulated, readable
 
 LEVELS = ("l1", "group", "shared", "ridge")
 SHARING_FLOOR = 1e-4  # of the usage, so that a feature nobody uses can come back
@@ -117,14 +118,14 @@ class Penalty:
         return replace(self, **scaled)
 
     def strengths(
-        self, op: str, shape: tuple[int, int], like: Tensor, step: float | Tensor = 1.0
+        self, op: str, shape: Sequence[int], like: Tensor, step: float | Tensor = 1.0
     ) -> Strengths:
         """The penalty times `step`, as the numbers a kernel takes.
 
         Args:
             op: name of the calling op, for error messages.
             shape: (T, M), to which every tensor strength is expanded without a copy.
-            like: a tensor whose dtype and device the strengths take.
+            like: a tensor on whose device, and in the dtype of whose sums, the strengths are.
             step: step size that multiplies every level.
 
         Raises:
@@ -132,15 +133,17 @@ class Penalty:
                 `sharing` term, which no kernel takes.
         """
         self.refuse_sharing(op)
-        tensors: list[Tensor | None] = []
-        scale: list[float] = []
+        values = (self.l1, self.group, self.shared, self.ridge)
+        if not any(isinstance(value, Tensor) for value in (*values, step)):
+            scale = [float(value) * float(step) for value in values]
+            return Strengths(None, None, None, None, scale, self.nonneg)
         step = _as(like, step)
-        for level in LEVELS:
-            tensor, factor = _times(_as(like, getattr(self, level)), step)
-            tensors.append(None if tensor is None else _expand(op, level, tensor, shape))
-            scale.append(factor)
-        l1, group, shared, ridge = tensors
-        return Strengths(l1, group, shared, ridge, scale, self.nonneg)
+        pairs = [_times(_as(like, value), step) for value in values]
+        l1, group, shared, ridge = (
+            None if tensor is None else _expand(op, level, tensor, tuple(shape))
+            for level, (tensor, _) in zip(LEVELS, pairs, strict=True)
+        )
+        return Strengths(l1, group, shared, ridge, [scale for _, scale in pairs], self.nonneg)
 
 
 # An optimiser's state holds its penalty, so torch.load(weights_only=True) meets one.
@@ -183,7 +186,9 @@ def _all_nonnegative(value: float | Tensor) -> bool | Tensor:
 
 def _as(like: Tensor, value: float | Tensor) -> float | Tensor:
     """The value in the dtype that is computed in, before anything multiplies it."""
-    return value.to(dtype=like.dtype, device=like.device) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(dtype=accumulated(like.dtype), device=like.device)
 
 
 def _times(value: float | Tensor, step: float | Tensor) -> tuple[Tensor | None, float]:
@@ -197,7 +202,7 @@ def _times(value: float | Tensor, step: float | Tensor) -> tuple[Tensor | None, 
     return value, float(step)
 
 
-def _expand(op: str, level: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
+def _expand(op: str, level: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     T, M = shape
     if level == "shared":
         return _expand_shared(op, value, M)

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cmath>
 #include <exception>
 #include <optional>
 #include <tuple>
@@ -101,11 +102,102 @@ Tensor prox(Tensor v, MaybeTensor l1, MaybeTensor group, MaybeTensor shared, May
   return x;
 }
 
+// A tensor that is changed in place: contiguous in `memory`, stored back where that is a copy.
+struct InPlace {
+  Tensor target, memory;
+
+  explicit InPlace(const Tensor& t) : target(t), memory(packed(t)) {}
+  void store() {
+    if (!target.is_contiguous()) torch::stable::copy_(target, memory);
+  }
+};
+
 void prox_(Tensor v, MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
            MaybeTensor metric, Numbers scale, bool nonneg) {
-  const Tensor x = packed(v);
-  run_prox(x, x, l1, group, shared, ridge, metric, scale, nonneg);
-  if (!v.is_contiguous()) torch::stable::copy_(v, x);
+  InPlace x(v);
+  run_prox(x.memory, x.memory, l1, group, shared, ridge, metric, scale, nonneg);
+  x.store();
+}
+
+using Tensors = std::vector<Tensor>;
+
+// The strengths of the weights of a step: lists as long as theirs, or empty without tensors.
+struct Levels {
+  Tensors l1, group, shared, ridge;
+  Numbers scale;
+  bool nonneg;
+
+  // Arguments of the prox of weight i, in place, with every strength times `factor`.
+  template <typename Real>
+  ProxArgs<Real> prox(size_t i, const Tensor& w, double factor) const {
+    const auto level = [i](const Tensors& t) { return t.empty() ? MaybeTensor() : t[i]; };
+    Numbers scaled = scale;
+    for (double& s : scaled) s *= factor;
+    return {w.size(0),
+            w.size(1),
+            w.size(2),
+            data<Real>(w),
+            nullptr,
+            penalty<Real>(level(l1), level(group), level(shared), level(ridge), scaled, nonneg),
+            output<Real>(w)};
+  }
+};
+
+// Counts a step that begins; returns its number, from 1.
+double begin_step(const char* op, const Tensor& step) {
+  double number = 0;
+  dispatch(op, step, [&](auto real) { number = *output<decltype(real)>(step) += 1; });
+  return number;
+}
+
+Tensor packed_like(const char* op, const Tensor& w, const Tensor& t) {
+  STD_TORCH_CHECK(t.scalar_type() == w.scalar_type(), op, ": dtype ",
+                  static_cast<int>(t.scalar_type()), " beside weights of dtype ",
+                  static_cast<int>(w.scalar_type()));
+  return packed(t);
+}
+
+void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, Tensors l1,
+               Tensors group, Tensors shared, Tensors ridge, Numbers scale, bool nonneg, double lr,
+               double momentum, bool nesterov, double weight_decay) {
+  constexpr auto op = "prox_sgd_";
+  const Levels levels{l1, group, shared, ridge, scale, nonneg};
+  for (size_t i = 0; i < weights.size(); ++i) {
+    InPlace w(weights[i]), buffer(buffers.empty() ? weights[i] : buffers[i]);
+    const Tensor grad = packed_like(op, w.memory, grads[i]);
+    const double number = begin_step(op, steps[i]) + nesterov;
+    const double summed = buffers.empty() ? 1 : (1 - std::pow(momentum, number)) / (1 - momentum);
+    dispatch(op, w.memory, [&](auto real) {
+      using Real = decltype(real);
+      kernels().of<Real>().prox_sgd(
+          {levels.prox<Real>(i, w.memory, summed), data<Real>(grad),
+           output<Real>(buffer.memory, !buffers.empty()), lr, momentum, weight_decay, nesterov},
+          run_in_parallel);
+    });
+    w.store();
+    if (!buffers.empty()) buffer.store();
+  }
+}
+
+void prox_adamw_(Tensors weights, Tensors grads, Tensors exp_avgs, Tensors exp_avg_sqs,
+                 Tensors steps, Tensors l1, Tensors group, Tensors shared, Tensors ridge,
+                 Numbers scale, bool nonneg, double lr, double beta1, double beta2, double eps,
+                 double weight_decay) {
+  constexpr auto op = "prox_adamw_";
+  const Levels levels{l1, group, shared, ridge, scale, nonneg};
+  for (size_t i = 0; i < weights.size(); ++i) {
+    InPlace w(weights[i]), first(exp_avgs[i]), second(exp_avg_sqs[i]);
+    const Tensor grad = packed_like(op, w.memory, grads[i]);
+    const double number = begin_step(op, steps[i]);
+    dispatch(op, w.memory, [&](auto real) {
+      using Real = decltype(real);
+      kernels().of<Real>().prox_adamw(
+          {levels.prox<Real>(i, w.memory, 1), data<Real>(grad), output<Real>(first.memory),
+           output<Real>(second.memory), number, lr, beta1, beta2, eps, weight_decay},
+          run_in_parallel);
+    });
+    for (InPlace* written : {&w, &first, &second}) written->store();
+  }
 }
 
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -416,6 +508,8 @@ extern "C" __attribute__((visibility("default"))) const char* sparsedis_instruct
 STABLE_TORCH_LIBRARY_IMPL(sparsedis, CPU, m) {
   m.impl("prox", TORCH_BOX(&sparsedis::prox));
   m.impl("prox_", TORCH_BOX(&sparsedis::prox_));
+  m.impl("prox_sgd_", TORCH_BOX(&sparsedis::prox_sgd_));
+  m.impl("prox_adamw_", TORCH_BOX(&sparsedis::prox_adamw_));
   m.impl("prox_backward", TORCH_BOX(&sparsedis::prox_backward));
   m.impl("radial_prox", TORCH_BOX(&sparsedis::radial_prox));
   m.impl("radial_prox_backward", TORCH_BOX(&sparsedis::radial_prox_backward));

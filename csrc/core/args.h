@@ -31,6 +31,25 @@ struct ProxArgs {
   Real* x;  // may be v
 };
 
+// A step on the weights prox.x, which prox.v is, too; the penalty is scaled for it.
+template <typename Real>
+struct ProxSgdArgs {
+  ProxArgs<Real> prox;
+  const Real* grad;
+  Real* buffer;  // null without momentum
+  double lr, momentum, weight_decay;
+  bool nesterov;
+};
+
+template <typename Real>
+struct ProxAdamwArgs {
+  ProxArgs<Real> prox;
+  const Real* grad;
+  Real *first, *second;
+  double step;  // its number, from 1
+  double lr, beta1, beta2, eps, weight_decay;
+};
+
 template <typename Real>
 struct ProxBackwardArgs {
   int64_t T, M, C;

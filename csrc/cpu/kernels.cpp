@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "coupled_backward.h"
+#include "prox_step.h"
 #include "reductions.h"
 
 SPARSEDIS_BEGIN
@@ -34,6 +35,7 @@ void any_duality_gap(const HeadsReportArgs<Real>& a, ParallelFor run) {
 template <typename Real>
 constexpr KernelTable<Real> table() {
   return {prox<Real>,           prox_backward<Real>,
+          prox_sgd<Real>,       prox_adamw<Real>,
           radial_prox<Real>,    radial_prox_backward<Real>,
           linf_prox<Real>,      linf_prox_backward<Real>,
           penalty_value<Real>,  penalty_value_backward<Real>,

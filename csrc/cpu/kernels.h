@@ -9,6 +9,8 @@ template <typename Real>
 struct KernelTable {
   void (*prox)(const ProxArgs<Real>&, ParallelFor);
   void (*prox_backward)(const ProxBackwardArgs<Real>&, ParallelFor);
+  void (*prox_sgd)(const ProxSgdArgs<Real>&, ParallelFor);
+  void (*prox_adamw)(const ProxAdamwArgs<Real>&, ParallelFor);
   void (*radial_prox)(const RadialArgs<Real>&, ParallelFor);
   void (*radial_prox_backward)(const RadialArgs<Real>&, ParallelFor);
   void (*linf_prox)(const LinfArgs<Real>&, ParallelFor);

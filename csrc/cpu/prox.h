@@ -6,7 +6,7 @@
 
 #include "../core/buffer.h"
 #include "../core/prox_backward.h"
-#include "uniform_prox.h"
+#include "metric_prox.h"
 
 SPARSEDIS_BEGIN
 
@@ -21,12 +21,10 @@ Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
           a.penalty.nonneg};
 }
 
-// x and the square of its norm for one group that no other task touches.
+// Whether the shared level only scales features, for lack of anything that differs inside them.
 template <typename Real>
-void prox_group(const ProxArgs<Real>& a, int64_t t, int64_t m) {
-  Real* x = a.x + (t * a.M + m) * a.C;
-  const Group<Real> g = group_at(a, a.v, t, m);
-  solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
+bool is_uniform(const ProxArgs<Real>& a) {
+  return a.metric == nullptr && a.penalty.ridge.task_stride == 0;
 }
 
 // A slab of features and, per feature, what its scalar equation needs.
@@ -51,7 +49,7 @@ void start_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* u,
         largest[k] = std::max(largest[k], curvature(g, c));
     }
   }
-  const bool uniform = a.metric == nullptr && a.penalty.ridge.task_stride == 0;
+  const bool uniform = is_uniform(a);
   for (int64_t k = 0; k < width; ++k) {
     const double norm = std::sqrt(f.t[k]);
     f.shared[k] = at(a.penalty.shared, 0, m0 + k);
@@ -124,30 +122,53 @@ int64_t cached_features(const ProxArgs<Real>& a) {
   return std::clamp<int64_t>(kSlabBytes / bytes / 8 * 8, 8, kSlab);
 }
 
+// Groups that no level couples. `update(offset, count)` is called for entries that are about to be
+// read, and returns their metric, or null where there is none.
+template <typename Real, typename Update>
+void prox_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end, Update update) {
+  Groups<Real> all(a);
+  Columns<Real> columns{a.C};
+  all.for_each(begin, end, [&](int64_t i, int64_t groups) {
+    const int64_t offset = i * a.C;
+    const Real* metric = update(offset, groups * a.C);
+    metric ? solve_groups(a.v + offset, metric, groups, all.levels, columns, a.x + offset)
+           : all.prox(i, groups);
+  });
+}
+
+// Whole blocks of groups for each thread, so that no group's sum depends on where one begins;
+// `make_update` gives each its own `update`.
+template <typename Real, typename MakeUpdate>
+void prox_blocks(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_update) {
+  const int64_t groups = a.T * a.M, block = kGroups * std::max<int64_t>(a.C, 1);
+  parallel_for(run, (groups + kGroups - 1) / kGroups, kParallelElements / block,
+               [&](int64_t begin, int64_t end) {
+                 prox_groups(a, begin * kGroups, std::min(groups, end * kGroups), make_update());
+               });
+}
+
+template <typename Real, typename Update>
+void scale_slabs(const ProxArgs<Real>& a, ParallelFor run, Update update) {
+  const auto body = [&](int64_t m0, int64_t width) {
+    double left[kSlab];
+    scale_features(a, m0, width, left, update);
+  };
+  for_each_slab(run, a.M, a.T * a.M * a.C, body, cached_features(a));
+}
+
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
-  const int64_t size = a.T * a.M * a.C;
-  const bool shared = present(a.penalty.shared);
-  if (shared && a.metric == nullptr && a.penalty.ridge.task_stride == 0) {
-    const auto body = [&](int64_t m0, int64_t width) {
-      double left[kSlab];
-      scale_features(a, m0, width, left);
-    };
-    for_each_slab(run, a.M, size, body, cached_features(a));
-  } else if (shared) {
-    for_each_slab(run, a.M, size, [&](int64_t m0, int64_t width) {
+  if (!present(a.penalty.shared)) {
+    prox_blocks(a, run, [&] {
+      return [&](int64_t offset, int64_t) { return a.metric ? a.metric + offset : nullptr; };
+    });
+  } else if (is_uniform(a)) {
+    scale_slabs(a, run, [](int64_t, int64_t) {});
+  } else {
+    for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
       Buffer<Real> scratch(a.C);
       prox_slab(a, m0, width, scratch.get());
     });
-  } else {
-    // Whole blocks of groups, so that no group's sum depends on where a thread begins.
-    const int64_t groups = a.T * a.M, block = kGroups * std::max<int64_t>(a.C, 1);
-    parallel_for(run, (groups + kGroups - 1) / kGroups, kParallelElements / block,
-                 [&](int64_t begin, int64_t end) {
-                   begin *= kGroups, end = std::min(groups, end * kGroups);
-                   if (a.metric == nullptr) return scale_groups(a, begin, end);
-                   for (int64_t i = begin; i < end; ++i) prox_group(a, i / a.M, i % a.M);
-                 });
   }
 }
 

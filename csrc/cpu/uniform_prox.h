@@ -28,16 +28,15 @@ constexpr Real kNear = sizeof(Real) == 4 ? Real(1e-5) : Real(0);
 // Strengths of consecutive groups.
 template <typename Real>
 struct Levels {
-  Real l1[kGroups], low[kGroups], group[kGroups], inverse[kGroups];  // inverse: 1 / (1 + ridge)
-  bool same;                                                         // everywhere
+  Real l1[kGroups] = {}, low[kGroups] = {}, group[kGroups] = {}, ridge[kGroups] = {};
+  bool same;                   // everywhere
   bool entries, groups, tiny;  // thresholded by entries, by groups; by next to nothing
 
   void load(const PenaltyArgs<Real>& p, int64_t M, int64_t C, int64_t index, int64_t count) {
     entries = p.nonneg, groups = tiny = false;
     for (int64_t k = 0; k < count; ++k) {
       const int64_t t = (index + k) / M, m = (index + k) % M;
-      l1[k] = at(p.l1, t, m), group[k] = at(p.group, t, m),
-      inverse[k] = 1 / (1 + at(p.ridge, t, m));
+      l1[k] = at(p.l1, t, m), group[k] = at(p.group, t, m), ridge[k] = at(p.ridge, t, m);
       if (C == 1) l1[k] += group[k], group[k] = 0;  // an entry has both thresholds at once
       low[k] = p.nonneg ? -std::numeric_limits<Real>::infinity() : -l1[k];
       entries |= l1[k] > 0, groups |= group[k] > 0;
@@ -105,31 +104,47 @@ Real shrunk(Real x, Real low, Real high) {
   return entries ? x - (above > high ? high : above) : x;
 }
 
-// ||ST(v, l1)||^2 of one group, whose squares are summed in `Sum`, and blocks of them in double.
-template <bool entries, typename Sum, typename Real>
-double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
+// Sums of N terms over [0, C): in `Sum` over few entries, in double over many. `term(c, q)` writes
+// the N terms of entry c.
+template <typename Sum, int N, typename F>
+void sum_blocks(int64_t C, double (&totals)[N], F term) {
   constexpr int64_t lanes = 4 * kVectorBytes / sizeof(Sum), block = 16 * lanes;
-  double total = 0;
+  std::fill_n(totals, N, 0.0);
   int64_t c = 0;
   for (; c + lanes <= C;) {
     const int64_t end = std::min(C / lanes * lanes, c + block);
-    Sum sums[lanes] = {};
+    Sum sums[N][lanes] = {};
     for (; c < end; c += lanes)
 #pragma omp simd
       for (int64_t i = 0; i < lanes; ++i) {
-        const Sum u = shrunk<entries>(v[c + i], low, high);
-        sums[i] += u * u;
+        Sum q[N];
+        term(c + i, q);
+#pragma GCC unroll 2
+        for (int k = 0; k < N; ++k) sums[k][i] += q[k];
       }
-    double part = 0;
+    for (int k = 0; k < N; ++k) {
+      double part = 0;
 #pragma omp simd reduction(+ : part)
-    for (int64_t i = 0; i < lanes; ++i) part += sums[i];
-    total += part;
+      for (int64_t i = 0; i < lanes; ++i) part += sums[k][i];
+      totals[k] += part;
+    }
   }
   for (; c < C; ++c) {
-    const double u = shrunk<entries>(v[c], low, high);
-    total += u * u;
+    Sum q[N];
+    term(c, q);
+    for (int k = 0; k < N; ++k) totals[k] += q[k];
   }
-  return total;
+}
+
+// ||ST(v, l1)||^2 of one group.
+template <bool entries, typename Sum, typename Real>
+double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
+  double total[1];
+  sum_blocks<Sum>(C, total, [=](int64_t c, Sum(&q)[1]) {
+    const Sum u = shrunk<entries>(v[c], low, high);
+    q[0] = u * u;
+  });
+  return total[0];
 }
 
 template <bool entries, typename Real>
@@ -250,6 +265,14 @@ struct Groups {
       share[k] = static_cast<Real>(kept<double>(exact, levels.group[k]));
     }
   }
+  void prox(int64_t index, int64_t groups) const {
+    Real norm[kGroups], factor[kGroups];
+    std::fill_n(factor, groups, Real(1));
+    if (levels.groups) norms_and_shares(index, groups, norm, factor);
+#pragma omp simd
+    for (int64_t k = 0; k < groups; ++k) factor[k] /= 1 + levels.ridge[k];
+    scale(index, groups, factor);
+  }
   void scale(int64_t index, int64_t groups, const Real* factor) const {
     const Real* v = a.v + index * a.C;
     Real* x = a.x + index * a.C;
@@ -258,22 +281,11 @@ struct Groups {
   }
 };
 
-template <typename Real>
-void scale_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end) {
-  Groups<Real> all(a);
-  all.for_each(begin, end, [&](int64_t i, int64_t groups) {
-    Real norm[kGroups], factor[kGroups];
-    std::fill_n(factor, groups, Real(1));
-    if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
-#pragma omp simd
-    for (int64_t k = 0; k < groups; ++k) factor[k] *= all.levels.inverse[k];
-    all.scale(i, groups, factor);
-  });
-}
-
-// Features [m0, m0 + width) over all tasks; `left` has room for them.
-template <typename Real>
-void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* left) {
+// Features [m0, m0 + width) over all tasks; `left` has room for them. `update(offset, count)` is
+// called for entries that are about to be read for the first time.
+template <typename Real, typename Update>
+void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* left,
+                    Update update) {
   Groups<Real> all(a);
   const auto over = [&](auto body) {
     for (int64_t t = 0; t < a.T; ++t) {
@@ -287,6 +299,7 @@ void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* 
   std::fill_n(left, width, 0.0);
   over([&](int64_t i, int64_t groups, int64_t k0) {
     Real norm[kGroups], share[kGroups];
+    update(i * a.C, groups * a.C);
     all.norms_and_shares(i, groups, norm, share);
     for (int64_t k = 0; k < groups; ++k) {
       const double rest = static_cast<double>(norm[k]) * share[k];
@@ -300,7 +313,7 @@ void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* 
     std::fill_n(factor, groups, Real(1));
     if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
     for (int64_t k = 0; k < groups; ++k)
-      factor[k] = static_cast<Real>(left[k0 + k] * factor[k] * all.levels.inverse[k]);
+      factor[k] = static_cast<Real>(left[k0 + k] * factor[k] / (1 + all.levels.ridge[k]));
     all.scale(i, groups, factor);
   });
 }

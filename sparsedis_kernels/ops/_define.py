@@ -22,7 +22,6 @@ def define(
     *,
     reference: Callable[..., Any],
     fake: Callable[..., Any],
-    cpu: Callable[..., Any] | None = None,
     vmap: Callable[..., Any] | None = None,
     autocast: bool = True,
     native: bool = True,
@@ -35,7 +34,6 @@ def define(
         signature: the schema, such as ``"prox(Tensor v, ...) -> Tensor"``.
         reference: the implementation in plain PyTorch, which serves where no native kernel does.
         fake: the function of shapes and dtypes that `torch.compile` runs.
-        cpu: what serves CPU tensors where the native library has no kernel of this name.
         vmap: the batching rule; by default one call per batch entry.
         autocast: under autocast, run in float32. Off for ops that write in place.
         native: whether a native kernel is meant to exist, so that its absence is worth a report.
@@ -51,8 +49,6 @@ def define(
         library.impl(name, serve, "CompositeExplicitAutograd")
         if ns == backends.AUTOMATIC and on_triton and backends.TRITON_ERROR is None:
             library.impl(name, _triton(name), "CUDA")
-        if ns == backends.AUTOMATIC and cpu is not None:
-            library.impl(name, cpu, "CPU")
         torch.library.register_fake(f"{ns}::{name}", fake, lib=library)
         rule = vmap or _one_call_per_entry
         torch.library.register_vmap(f"{ns}::{name}", _bind(rule, ns, name), lib=library)

@@ -144,8 +144,7 @@ def _arguments(
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
     ns = backends.namespace(op, v.device, backend)
-    wide, dtype = _check.prepared(ns, op, v), arrays.accumulated(v.dtype)
-    like = wide if wide.dtype == dtype else v.new_empty((), dtype=dtype)
-    numbers = penalty.strengths(op, (v.shape[0], v.shape[1]), like, step)
-    metric = None if metric is None else metric.to(like.dtype)
+    wide = _check.prepared(ns, op, v)
+    numbers = penalty.strengths(op, v.shape[:2], v, step)
+    metric = None if metric is None else metric.to(arrays.accumulated(v.dtype))
     return ns, wide, *numbers.tensors, metric, numbers.scale, numbers.nonneg

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from sparsedis_kernels import arrays, backends, reference
+from sparsedis_kernels import backends, reference
+from sparsedis_kernels.arrays import narrow, widened
 from sparsedis_kernels.ops import _check
 from sparsedis_kernels.ops._define import define, raw
 from sparsedis_kernels.penalty import Penalty
@@ -22,13 +22,11 @@ def _fake(*_: Any) -> None:
     return None
 
 
-# On the CPU the moments are PyTorch's and the prox is the native one.
 define(
     "prox_sgd_(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momentum_buffers, "
     f"Tensor(c!)[] steps, {_PENALTY}, float lr, float momentum, bool nesterov, "
     "float weight_decay) -> ()",
     reference=reference.prox_sgd_,
-    cpu=partial(reference.prox_sgd_, prox_=raw(backends.AUTOMATIC, "prox_")),
     fake=_fake,
     autocast=False,
 )
@@ -37,7 +35,6 @@ define(
     f"Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, {_PENALTY}, float lr, float beta1, "
     "float beta2, float eps, float weight_decay) -> ()",
     reference=reference.prox_adamw_,
-    cpu=partial(reference.prox_adamw_, prox_=raw(backends.AUTOMATIC, "prox_")),
     fake=_fake,
     autocast=False,
 )
@@ -87,10 +84,9 @@ def prox_sgd_(
         return
     buffers = {"momentum_buffers": momentum_buffers} if momentum else {}
     _check_lists("prox_sgd_", weights, {"grads": grads, **buffers}, steps)
-    ns, *levels = _levels("prox_sgd_", weights, penalty, lr, backend)
-    state = [list(momentum_buffers) if momentum else [], list(steps)]
+    arrays = [weights, grads, momentum_buffers if momentum else []]
     numbers = (lr, momentum, nesterov, weight_decay)
-    raw(ns, "prox_sgd_")(list(weights), list(grads), *state, *levels, *numbers)
+    _step("prox_sgd_", arrays, steps, penalty, numbers, backend)
 
 
 def prox_adamw_(
@@ -137,11 +133,10 @@ def prox_adamw_(
     """
     if not weights:
         return
-    state = {"grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
-    _check_lists("prox_adamw_", weights, state, steps)
-    ns, *levels = _levels("prox_adamw_", weights, penalty, lr, backend)
-    lists = (list(tensors) for tensors in (weights, grads, exp_avgs, exp_avg_sqs, steps))
-    raw(ns, "prox_adamw_")(*lists, *levels, lr, *betas, eps, weight_decay)
+    others = {"grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
+    _check_lists("prox_adamw_", weights, others, steps)
+    arrays = [weights, *others.values()]
+    _step("prox_adamw_", arrays, steps, penalty, (lr, *betas, eps, weight_decay), backend)
 
 
 def _check_lists(
@@ -154,23 +149,34 @@ def _check_lists(
         if len(tensors) != len(weights):
             raise ValueError(f"{op}: {len(tensors)} {name} for {len(weights)} weights")
     for i, w in enumerate(weights):
-        _check.axes(op, f"weights[{i}]", w, "(T, M, C)", 3)
-        _check.floating(op, f"weights[{i}]", w)
-        for name, tensors in others.items():
-            shape = tuple(w.shape)
-            _check.same_shape(op, f"{name}[{i}]", tensors[i], f"weights[{i}]", shape)
+        alike = all(tensors[i].shape == w.shape for tensors in others.values())
+        if w.dim() != 3 or not w.is_floating_point() or not alike:
+            _refuse(op, i, w, others)  # names cost more than the checks
 
 
-def _levels(
-    op: str, weights: Sequence[Tensor], penalty: Penalty, lr: float, backend: str | None
-) -> tuple[Any, ...]:
-    """(namespace, strengths of every weight as four lists, scale, nonneg), scaled by lr."""
+def _refuse(op: str, i: int, w: Tensor, others: dict[str, Sequence[Tensor]]) -> None:
+    _check.axes(op, f"weights[{i}]", w, "(T, M, C)", 3)
+    _check.floating(op, f"weights[{i}]", w)
+    for name, tensors in others.items():
+        _check.same_shape(op, f"{name}[{i}]", tensors[i], f"weights[{i}]", tuple(w.shape))
+
+
+def _step(
+    op: str, arrays: Sequence[Sequence[Tensor]], steps: Sequence[Tensor], penalty: Penalty,
+    numbers: tuple[float, ...], backend: str | None,
+) -> None:  # fmt: skip
+    """Call the raw op on weights, gradients and moments; `numbers` begin with the step size."""
+    weights = arrays[0]
     ns = backends.namespace(op, weights[0].device, backend)
-    dtype = arrays.accumulated(weights[0].dtype)
-    numbers = [
-        penalty.strengths(op, (w.shape[0], w.shape[1]), w.new_empty((), dtype=dtype), lr)
-        for w in weights
-    ]
-    tensors = zip(*(n.tensors for n in numbers), strict=True)
-    lists = ([t for t in level if t is not None] for level in tensors)
-    return ns, *lists, numbers[0].scale, numbers[0].nonneg
+    half = backends.takes_half(ns, op, weights[0].device)
+    wide = [list(tensors) if half else [widened(t) for t in tensors] for tensors in arrays]
+    raw(ns, op)(*wide, list(steps), *_levels(op, weights, penalty, numbers[0]), *numbers)
+    for k in (0, *range(2, len(arrays))):  # all but the gradients
+        narrow(arrays[k], wide[k])
+
+
+def _levels(op: str, weights: Sequence[Tensor], penalty: Penalty, lr: float) -> tuple[Any, ...]:
+    """Strengths of every weight as four lists, scale and nonneg, scaled by lr."""
+    all_strengths = [penalty.strengths(op, w.shape[:2], w, lr) for w in weights]
+    lists = ([s[k] for s in all_strengths if s[k] is not None] for k in range(4))
+    return *lists, all_strengths[0].scale, penalty.nonneg

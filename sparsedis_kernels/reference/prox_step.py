@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.arrays import widened
 from sparsedis_kernels.reference.prox import prox
 
 Levels = Sequence[Tensor | None]  # l1, group, shared, ridge of one parameter
@@ -23,54 +22,37 @@ def prox_sgd_(
     weights: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor],
     steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
     ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, momentum: float,
-    nesterov: bool, weight_decay: float, *, prox_: Callable[..., None] = prox_,
+    nesterov: bool, weight_decay: float,
 ) -> None:  # fmt: skip
-    """b <- momentum b + grad + decay w, w <- prox of w - lr b; the levels are scaled by lr already.
-
-    `prox_` is the in-place prox to end with. Half precision is computed in float32.
-    """
+    """b <- momentum b + grad + decay w, w <- prox of w - lr b; levels are scaled by lr already."""
     torch._foreach_add_(steps, 1)
     for i, (w, grad) in enumerate(zip(weights, grads, strict=True)):
-        wide, *buffers = (widened(t) for t in (w, *momentum_buffers[i : i + 1]))
-        direction = grad + weight_decay * wide
+        direction = grad + weight_decay * w
         levels = levels_of(i, l1, group, shared, ridge)
-        for buffer in buffers:
+        for buffer in momentum_buffers[i : i + 1]:
             buffer.mul_(momentum).add_(direction)
             direction = direction + momentum * buffer if nesterov else buffer
             summed = gradients_summed(steps[i], momentum, nesterov)
-            levels = times(levels, scale, summed, wide)
-        wide.sub_(lr * direction)
-        prox_(wide, *levels, None, scale, nonneg)
-        narrow((w, *momentum_buffers[i : i + 1]), (wide, *buffers))
+            levels = times(levels, scale, summed, w)
+        prox_(w.sub_(lr * direction), *levels, None, scale, nonneg)
 
 
 def prox_adamw_(
     weights: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
     steps: list[Tensor], l1: list[Tensor], group: list[Tensor], shared: list[Tensor],
     ridge: list[Tensor], scale: list[float], nonneg: bool, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float, *, prox_: Callable[..., None] = prox_,
+    eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """AdamW's step, then the prox in its metric; the levels are scaled by lr already.
-
-    `prox_` is the in-place prox to end with. Half precision is computed in float32.
-    """
+    """AdamW's step, then the prox in its metric; the levels are scaled by lr already."""
     torch._foreach_add_(steps, 1)
-    for i, state in enumerate(zip(weights, exp_avgs, exp_avg_sqs, strict=True)):
-        w, first, second = wide = tuple(widened(t) for t in state)
-        grad, step = grads[i].to(w.dtype), steps[i].double()
+    for i, arrays in enumerate(zip(weights, grads, exp_avgs, exp_avg_sqs, strict=True)):
+        w, grad, first, second = arrays
+        step = steps[i].double()
         first.lerp_(grad, 1 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         metric = second.sqrt().div_((1 - beta2**step).sqrt()).add_(eps)
         w.mul_(1 - lr * weight_decay).sub_(first / metric * (lr / (1 - beta1**step)))
         prox_(w, *levels_of(i, l1, group, shared, ridge), metric, scale, nonneg)
-        narrow(state, wide)
-
-
-def narrow(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Round what was computed in float32 back into half precision."""
-    for target, source in zip(targets, sources, strict=True):
-        if target is not source:
-            target.copy_(source)
 
 
 def levels_of(i: int, *levels: list[Tensor]) -> Levels:

@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.arrays import widened
-from sparsedis_kernels.reference.prox_step import (
-    Levels,
-    gradients_summed,
-    levels_of,
-    narrow,
-    times,
-)
+from sparsedis_kernels.arrays import narrow, widened
+from sparsedis_kernels.reference.prox_step import Levels, gradients_summed, levels_of, times
 from sparsedis_kernels.triton.kernels.prox_step import (
     coupled_prox_adamw_kernel,
     coupled_prox_sgd_kernel,

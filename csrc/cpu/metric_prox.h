@@ -1,0 +1,243 @@
+// The prox in a metric d, group by group: with u = ST(d v, l1) and D = d + ridge,
+// x = u r / (D r + group), where r = ||x|| is the root of a secular equation (core/secular.h);
+// without a group level x = u / D.
+//
+// Short groups are solved by eights, one in each lane, long ones with their entries across lanes.
+// Sums and roots are in `Real`, except where rounding may decide or squares may leave its range:
+// such groups are solved by core/prox.h in double.
+#pragma once
+
+#include "../core/prox.h"
+#include "uniform_prox.h"
+
+SPARSEDIS_BEGIN
+
+// A Newton step that moves a root by less has squared that relative error: nothing is left to do.
+template <typename Real>
+constexpr Real kLastStep = sizeof(Real) == 4 ? Real(1e-4) : Real(4e-9);
+
+// Squares beyond these, of norms or of their ratio to a level, may leave the range of `Real`.
+template <typename Real>
+constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
+template <typename Real>
+constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
+
+// Where a group's root starts, and below which it cannot lie.
+template <typename Real>
+struct Start {
+  Real r, least;
+  bool open;       // there is a root to find
+  bool irregular;  // and it takes doubles
+};
+
+// From ||u||^2, sum u^2 D and the largest D. Without a level r is 1, which makes x = u / D.
+template <typename Real>
+Start<Real> start(Real level, Real square, Real weighted, Real largest) {
+  const Real norm = std::sqrt(square), excess = norm - level;
+  const bool zero = norm <= level * (1 - kNear<Real>) && level > kLeastStrength<Real>;
+  const bool regular = square > kLeastSquare<Real> && square < kMostSquare<Real> &&
+                       level > kLeastStrength<Real> && square < kMostSquare<Real> * level * level &&
+                       std::fabs(excess) >= kNear<Real> * level && excess > 0;
+  const bool some = level != 0 && !zero, open = some && regular;
+  const Real r = open ? excess * square / weighted : Real(level == 0);
+  return {r, excess / largest, open, some && !regular};
+}
+
+// One reciprocal Newton step towards r from t = sum q and s = sum q D e, with e = 1 / (D r + level)
+// and q = (u e)^2. Wherever it starts, what follows is below the root.
+template <typename Real>
+Real newton(Real r, Real t, Real s, Real least) {
+  const Real next = r + t * (std::sqrt(t) - 1) / s;
+  return next < least ? least : next;
+}
+
+template <typename Real>
+void solve_irregular(const Levels<Real>& at, int64_t k, const Real* v, const Real* metric,
+                     int64_t C, Real* x) {
+  const bool nonneg = at.low[k] < -at.l1[k];
+  const Group<Real> g{v, metric, at.l1[k], at.group[k], at.ridge[k], C, nonneg};
+  solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
+}
+
+// Eight groups as columns: entry c of group k at [8 c + k].
+template <typename Real>
+struct Columns {
+  using E = Eight<Real>;
+  using Vector = typename E::Vector;
+  int64_t C;
+  Buffer<Real> storage{C < kLongGroup ? 16 * C : 0};
+  Real *u = storage.get(), *curvature = u + 8 * C;
+
+  // Groups beyond `count` are of zeros.
+  void load(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at, int64_t k0) {
+    const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
+    for (int64_t c = 0; c < C; ++c) {
+      Vector d = Vector{} + 1, w{};
+      for (int64_t k = 0; k < count; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
+      w *= d;
+      shrink(w, low, high);
+      E::at(u + 8 * c) = w;
+      E::at(curvature + 8 * c) = d + ridge;
+    }
+  }
+  // ||u||^2, sum u^2 D and the largest D.
+  void measure(Vector& square, Vector& weighted, Vector& largest) const {
+    square = weighted = largest = Vector{};
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector w = E::at(u + 8 * c), D = E::at(curvature + 8 * c), q = w * w;
+      square += q, weighted += q * D;
+      largest = largest < D ? D : largest;
+    }
+  }
+  // t and s of `newton`.
+  void sums(const Vector& r, const Vector& level, Vector& t, Vector& s) const {
+    t = s = Vector{};
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector D = E::at(curvature + 8 * c), e = 1 / (D * r + level), w = E::at(u + 8 * c) * e,
+                   q = w * w;
+      t += q, s += q * (D * e);
+    }
+  }
+  // The solution takes the place of u.
+  void solve(const Vector& r, const Vector& level) {
+    for (int64_t c = 0; c < C; ++c) E::at(u + 8 * c) *= r / (E::at(curvature + 8 * c) * r + level);
+  }
+  void store(int64_t k, Real* x) const {
+    for (int64_t c = 0; c < C; ++c) x[c] = u[8 * c + k];
+  }
+};
+
+// The roots of eight groups; those that take doubles are flagged.
+template <typename Real>
+void find_roots(const Columns<Real>& columns, const Real* level, Real* r,
+                typename Eight<Real>::Index* irregular) {
+  using E = Eight<Real>;
+  typename E::Vector square, weighted, largest, t, s;
+  typename E::Index open[8], any = 0;
+  Real least[8];
+  columns.measure(square, weighted, largest);
+#pragma omp simd reduction(| : any)
+  for (int k = 0; k < 8; ++k) {
+    const Start<Real> from = start(level[k], square[k], weighted[k], largest[k]);
+    r[k] = from.r, least[k] = from.least, open[k] = from.open, irregular[k] = from.irregular;
+    any |= from.open;
+  }
+  for (int step = 0; step < kSecularSteps && any; ++step) {
+    columns.sums(E::at(r), E::at(level), t, s);
+    any = 0;
+#pragma omp simd reduction(| : any)
+    for (int k = 0; k < 8; ++k) {
+      const Real next = open[k] ? newton(r[k], t[k], s[k], least[k]) : r[k];
+      any |= std::fabs(next - r[k]) > kLastStep<Real> * r[k];
+      r[k] = next;
+    }
+  }
+}
+
+template <typename Real>
+void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at,
+                 int64_t k0, Columns<Real>& columns, Real* x) {
+  using E = Eight<Real>;
+  const int64_t C = columns.C;
+  Real r[8];
+  typename E::Index irregular[8];
+  columns.load(v, metric, count, at, k0);
+  find_roots(columns, at.group + k0, r, irregular);
+  columns.solve(E::at(r), E::at(at.group + k0));
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t at_k = k * C;
+    irregular[k] ? solve_irregular(at, k0 + k, v + at_k, metric + at_k, C, x + at_k)
+                 : columns.store(k, x + at_k);
+  }
+}
+
+// One group whose entries lie across lanes.
+template <typename Real>
+struct LongGroup {
+  const Real *v, *metric;
+  int64_t C;
+  Real low, high, ridge;
+
+  void load(int64_t c, Real& u, Real& D) const {
+    u = shrunk<true>(metric[c] * v[c], low, high);
+    D = metric[c] + ridge;
+  }
+  // ||u||^2 and sum u^2 D into `sums`, the largest D.
+  Real measure(double (&sums)[2]) const {
+    Real most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t c = 0; c < C; ++c) most = std::max(most, metric[c]);
+    sum_blocks<Real>(C, sums, [this](int64_t c, Real(&q)[2]) {
+      Real u, D;
+      load(c, u, D);
+      q[0] = u * u, q[1] = q[0] * D;
+    });
+    return most + ridge;
+  }
+  // t and s of `newton` into `sums`.
+  void slope(Real r, Real level, double (&sums)[2]) const {
+    sum_blocks<Real>(C, sums, [=](int64_t c, Real(&q)[2]) {
+      Real u, D;
+      load(c, u, D);
+      const Real e = 1 / (D * r + level), x = u * e;
+      q[0] = x * x, q[1] = q[0] * (D * e);
+    });
+  }
+  void solve(Real r, Real level, Real* x) const {
+#pragma omp simd
+    for (int64_t c = 0; c < C; ++c) {
+      Real u, D;
+      load(c, u, D);
+      x[c] = u * (r / (D * r + level));
+    }
+  }
+};
+
+template <typename Real>
+void solve_long(const Real* v, const Real* metric, int64_t C, const Levels<Real>& at, int64_t k,
+                Real* x) {
+  const LongGroup<Real> g{v, metric, C, at.low[k], at.l1[k], at.ridge[k]};
+  const Real level = at.group[k];
+  if (level == 0) return g.solve(1, 0, x);
+  double sums[2];
+  const Real largest = g.measure(sums);
+  const auto from = start(level, Real(sums[0]), Real(sums[1]), largest);
+  if (from.irregular) return solve_irregular(at, k, v, metric, C, x);
+  Real r = from.r;
+  for (int step = 0; step < kSecularSteps && from.open; ++step) {
+    g.slope(r, level, sums);
+    const Real last = r;
+    r = newton(last, Real(sums[0]), Real(sums[1]), from.least);
+    if (!(std::fabs(r - last) > kLastStep<Real> * last)) break;
+  }
+  g.solve(r, level, x);
+}
+
+// What no group level couples, entry by entry.
+template <typename Real>
+void solve_entries(const Real* v, const Real* metric, int64_t groups, int64_t C,
+                   const Levels<Real>& at, Real* x) {
+  const auto over = [&](int64_t count, auto level) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t k = level(i);
+      x[i] = shrunk<true>(metric[i] * v[i], at.low[k], at.l1[k]) / (metric[i] + at.ridge[k]);
+    }
+  };
+  C == 1 ? over(groups, [](int64_t i) { return i; })
+         : over(groups * C, [](int64_t) { return int64_t{0}; });
+}
+
+// Consecutive groups whose strengths are `at`; x may be v.
+template <typename Real>
+void solve_groups(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& at,
+                  Columns<Real>& columns, Real* x) {
+  const int64_t C = columns.C;
+  if (C == 1 || (at.same && !at.groups)) return solve_entries(v, metric, groups, C, at, x);
+  if (C >= kLongGroup) return solve_long(v, metric, C, at, 0, x);
+  for (int64_t k = 0; k < groups; k += 8)
+    solve_eight(v + k * C, metric + k * C, std::min<int64_t>(8, groups - k), at, k, columns,
+                x + k * C);
+}
+
+SPARSEDIS_END
