@@ -39,7 +39,9 @@ def tolerance(op: str, tol: float) -> None:
 
 def prepared(ns: str, op: str, value: Tensor) -> Tensor:
     """`value` as the implementation of `op` in `ns` takes it: widened, unless it does so itself."""
-    return value if backends.takes_half(ns, op, value.device) else widened(value)
+    if accumulated(value.dtype) == value.dtype or backends.takes_half(ns, op, value.device):
+        return value
+    return widened(value)
 
 
 def per_group(op: str, name: str, value: float | Tensor, v: Tensor) -> Tensor:

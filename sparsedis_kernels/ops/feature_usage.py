@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, raw, raw_backward
 
 
 class FeatureUsage(NamedTuple):
@@ -105,9 +105,8 @@ def feature_usage(
     if not floor >= 0:
         raise ValueError(f"feature_usage: floor must be >= 0, got {floor}")
     ns = backends.namespace("feature_usage", weight.device, backend)
-    magnitude, tasks, features = _FeatureUsage.apply(
-        ns, _check.prepared(ns, "feature_usage", weight)
-    )
+    weight = _check.prepared(ns, "feature_usage", weight)
+    magnitude, tasks, features = call(_FeatureUsage, ns, weight)
     p, entropy, slope = entropy_of_usage(magnitude, floor)
     used = (tasks > 0).sum()
     shared = (tasks > 1).sum() / used.clamp(min=1)

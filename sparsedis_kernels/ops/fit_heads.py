@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, raw, raw_backward
 from sparsedis_kernels.ops._samples import (
     PENALTY_SCHEMA,
     SAMPLES_SCHEMA,
@@ -253,7 +253,7 @@ def fit_heads(
         sharing = torch.as_tensor(penalty.sharing, dtype=samples.z.dtype, device=samples.z.device)
         solution = fit_sharing(ns, *samples.args, *strengths, sharing, *options)
     else:
-        solution = _FitHeads.apply(ns, *samples.args, *strengths, *options)
+        solution = call(_FitHeads, ns, *samples.args, *strengths, *options)
     weight, bias, gap, n_iter, status = solution[:5]
     converged = raw(backends.AUTOMATIC, "check_status")(status, tol, on_error == "raise")
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels import arrays, backends
-from sparsedis_kernels.ops._define import define, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, raw, raw_backward
 from sparsedis_kernels.ops._samples import PENALTY_SCHEMA, SAMPLES_SCHEMA, task_count
 from sparsedis_kernels.ops.feature_usage import slope_along
 from sparsedis_kernels.ops.sharing import Heads, SharingProblem, lowest_v, usage_of
@@ -175,4 +175,4 @@ def fit_sharing(ns: str, *args: Any) -> tuple[Tensor, ...]:
     Returns:
         What it returns for the last reweighted problem, n_iter summed, and v (M,).
     """
-    return _FitSharing.apply(ns, *args)
+    return call(_FitSharing, ns, *args)

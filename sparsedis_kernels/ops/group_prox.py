@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, fold_into_features, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, fold_into_features, raw, raw_backward
 
 _MCP, _SCAD, _L0 = 0, 1, 2
 _RADIAL = "Tensor v, Tensor strength, Tensor step, Tensor shape, int kind"
@@ -210,7 +210,7 @@ def prox_linf(
     level = _check.per_group("prox_linf", "strength", strength, v)
     level = level * _check.per_group("prox_linf", "step", step, v)
     ns = backends.namespace("prox_linf", v.device, backend)
-    return _LinfProx.apply(ns, _check.prepared(ns, "prox_linf", v), level, metric).to(v.dtype)
+    return call(_LinfProx, ns, _check.prepared(ns, "prox_linf", v), level, metric).to(v.dtype)
 
 
 def _check_weights(op: str, v: Tensor) -> None:
@@ -234,4 +234,4 @@ def _radial(
     values = (("strength", strength), ("step", step), ("shape", shape))
     expanded = [_check.per_group(op, name, value, v) for name, value in values]
     ns = backends.namespace(op, v.device, backend)
-    return _RadialProx.apply(ns, _check.prepared(ns, op, v), *expanded, kind).to(v.dtype)
+    return call(_RadialProx, ns, _check.prepared(ns, op, v), *expanded, kind).to(v.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, raw, raw_backward
 from sparsedis_kernels.penalty import Penalty
 
 _TENSORS = "Tensor w, Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, float[] scale"
@@ -78,4 +78,4 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
     wide = arrays.widened(weight)
     n = penalty.strengths("penalty_value", (weight.shape[0], weight.shape[1]), wide)
     ns = backends.namespace("penalty_value", weight.device, backend)
-    return _PenaltyValue.apply(ns, wide, *n.tensors, n.scale, n.nonneg).to(weight.dtype)
+    return call(_PenaltyValue, ns, wide, *n.tensors, n.scale, n.nonneg).to(weight.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedis_kernels import arrays, backends, reference
 from sparsedis_kernels.ops import _check
-from sparsedis_kernels.ops._define import define, fold_into_features, raw, raw_backward
+from sparsedis_kernels.ops._define import call, define, fold_into_features, raw, raw_backward
 from sparsedis_kernels.penalty import Penalty
 
 _PENALTY = "Tensor? l1, Tensor? group, Tensor? shared, Tensor? ridge, Tensor? metric"
@@ -109,7 +109,7 @@ def prox(
         RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     ns, *args = _arguments("prox", v, penalty, step, metric, backend)
-    return _Prox.apply(ns, *args).to(v.dtype)
+    return call(_Prox, ns, *args).to(v.dtype)
 
 
 def prox_(

@@ -352,3 +352,11 @@ def test_integer_weights_are_a_type_error():
 def test_in_place_refuses_to_lose_a_gradient():
     with pytest.raises(RuntimeError, match=r"prox_: v requires a gradient"):
         sk.prox_(torch.randn(2, 2, 2, requires_grad=True), sk.Penalty(l1=0.1))
+
+
+def test_forward_mode_is_refused():
+    v = torch.randn(2, 3, 4)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(v, torch.ones_like(v))
+        with pytest.raises(RuntimeError, match="jvp"):
+            sk.prox(dual, sk.Penalty(group=0.1))
