@@ -32,6 +32,20 @@ struct Eight {
 #endif
   }
 
+  static void root(const Vector& x, Vector& out) {
+    const Real* squares = reinterpret_cast<const Real*>(&x);
+    Real* roots = reinterpret_cast<Real*>(&out);
+#pragma omp simd
+    for (int i = 0; i < 8; ++i) roots[i] = std::sqrt(squares[i]);
+  }
+
+  static bool any(const Mask& mask) {
+    Index some = 0;
+#pragma omp simd reduction(| : some)
+    for (int i = 0; i < 8; ++i) some |= mask[i];
+    return some != 0;
+  }
+
   static Real sum(const Vector& x) {
     const Vector four = x + SPARSEDIS_SHUFFLE(Mask, x, x, 4, 5, 6, 7, 0, 1, 2, 3);
     const Vector two = four + SPARSEDIS_SHUFFLE(Mask, four, four, 2, 3, 0, 1, 6, 7, 4, 5);

@@ -22,34 +22,46 @@ constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
 template <typename Real>
 constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
 
-// Where a group's root starts, and below which it cannot lie.
+// The roots of eight groups.
 template <typename Real>
-struct Start {
-  Real r, least;
-  bool open;       // there is a root to find
-  bool irregular;  // and it takes doubles
+struct Roots {
+  using E = Eight<Real>;
+  using Vector = typename E::Vector;
+  using Mask = typename E::Mask;
+  Vector level, r, least;  // no root is below the least
+  Mask open, irregular;    // it can be found, or takes doubles
+
+  // From ||u||^2, sum u^2 D and the largest D. Without a level r is 1, which makes x = u / D; where
+  // the group is zero it is 0.
+  void start(const Vector& square, const Vector& weighted, const Vector& largest) {
+    constexpr Real most = kMostSquare<Real>;
+    const Vector zero{}, near = kNear<Real> * level;
+    Vector norm;
+    E::root(square, norm);
+    const Vector excess = norm - level;
+    const Mask safe = level > kLeastStrength<Real>;
+    const Mask some = (level != zero) & ~(safe & (excess <= -near));
+    const Mask regular = safe & (square > kLeastSquare<Real>)&(square < most) &
+                         (square < most * level * level) & (excess > zero) & (excess >= near);
+    open = some & regular, irregular = some & ~regular;
+    least = excess / largest;
+    r = level == zero ? zero + 1 : zero;
+    r = open ? excess * square / weighted : r;
+  }
+  // One reciprocal Newton step from t = sum q and s = sum q D e, with e = 1 / (D r + level) and
+  // q = (u e)^2; false when none is left. Wherever it starts, what follows is below the root.
+  bool step(const Vector& t, const Vector& s) {
+    Vector root;
+    E::root(t, root);
+    Vector next = r + t * (root - 1) / s;
+    next = next < least ? least : next;
+    next = open ? next : r;
+    const Vector move = next > r ? next - r : r - next;
+    const Mask moved = move > kLastStep<Real> * r;
+    r = next;
+    return E::any(moved);
+  }
 };
-
-// From ||u||^2, sum u^2 D and the largest D. Without a level r is 1, which makes x = u / D.
-template <typename Real>
-Start<Real> start(Real level, Real square, Real weighted, Real largest) {
-  const Real norm = std::sqrt(square), excess = norm - level;
-  const bool zero = norm <= level * (1 - kNear<Real>) && level > kLeastStrength<Real>;
-  const bool regular = square > kLeastSquare<Real> && square < kMostSquare<Real> &&
-                       level > kLeastStrength<Real> && square < kMostSquare<Real> * level * level &&
-                       std::fabs(excess) >= kNear<Real> * level && excess > 0;
-  const bool some = level != 0 && !zero, open = some && regular;
-  const Real r = open ? excess * square / weighted : Real(level == 0);
-  return {r, excess / largest, open, some && !regular};
-}
-
-// One reciprocal Newton step towards r from t = sum q and s = sum q D e, with e = 1 / (D r + level)
-// and q = (u e)^2. Wherever it starts, what follows is below the root.
-template <typename Real>
-Real newton(Real r, Real t, Real s, Real least) {
-  const Real next = r + t * (std::sqrt(t) - 1) / s;
-  return next < least ? least : next;
-}
 
 template <typename Real>
 void solve_irregular(const Levels<Real>& at, int64_t k, const Real* v, const Real* metric,
@@ -73,7 +85,10 @@ struct Columns {
     const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
     for (int64_t c = 0; c < C; ++c) {
       Vector d = Vector{} + 1, w{};
-      for (int64_t k = 0; k < count; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
+      if (count == 8)  // a constant number of lanes is not filled through memory
+        for (int k = 0; k < 8; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
+      else
+        for (int64_t k = 0; k < count; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
       w *= d;
       shrink(w, low, high);
       E::at(u + 8 * c) = w;
@@ -89,7 +104,7 @@ struct Columns {
       largest = largest < D ? D : largest;
     }
   }
-  // t and s of `newton`.
+  // t and s of a Newton step.
   void sums(const Vector& r, const Vector& level, Vector& t, Vector& s) const {
     t = s = Vector{};
     for (int64_t c = 0; c < C; ++c) {
@@ -107,47 +122,26 @@ struct Columns {
   }
 };
 
-// The roots of eight groups; those that take doubles are flagged.
-template <typename Real>
-void find_roots(const Columns<Real>& columns, const Real* level, Real* r,
-                typename Eight<Real>::Index* irregular) {
-  using E = Eight<Real>;
-  typename E::Vector square, weighted, largest, t, s;
-  typename E::Index open[8], any = 0;
-  Real least[8];
-  columns.measure(square, weighted, largest);
-#pragma omp simd reduction(| : any)
-  for (int k = 0; k < 8; ++k) {
-    const Start<Real> from = start(level[k], square[k], weighted[k], largest[k]);
-    r[k] = from.r, least[k] = from.least, open[k] = from.open, irregular[k] = from.irregular;
-    any |= from.open;
-  }
-  for (int step = 0; step < kSecularSteps && any; ++step) {
-    columns.sums(E::at(r), E::at(level), t, s);
-    any = 0;
-#pragma omp simd reduction(| : any)
-    for (int k = 0; k < 8; ++k) {
-      const Real next = open[k] ? newton(r[k], t[k], s[k], least[k]) : r[k];
-      any |= std::fabs(next - r[k]) > kLastStep<Real> * r[k];
-      r[k] = next;
-    }
-  }
-}
-
 template <typename Real>
 void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at,
                  int64_t k0, Columns<Real>& columns, Real* x) {
   using E = Eight<Real>;
-  const int64_t C = columns.C;
-  Real r[8];
-  typename E::Index irregular[8];
+  typename E::Vector square, weighted, largest, t, s;
+  Roots<Real> roots;
+  roots.level = E::at(at.group + k0);
   columns.load(v, metric, count, at, k0);
-  find_roots(columns, at.group + k0, r, irregular);
-  columns.solve(E::at(r), E::at(at.group + k0));
+  columns.measure(square, weighted, largest);
+  roots.start(square, weighted, largest);
+  bool any = E::any(roots.open);
+  for (int step = 0; step < kSecularSteps && any; ++step) {
+    columns.sums(roots.r, roots.level, t, s);
+    any = roots.step(t, s);
+  }
+  columns.solve(roots.r, roots.level);
   for (int64_t k = 0; k < count; ++k) {
-    const int64_t at_k = k * C;
-    irregular[k] ? solve_irregular(at, k0 + k, v + at_k, metric + at_k, C, x + at_k)
-                 : columns.store(k, x + at_k);
+    const int64_t at_k = k * columns.C;
+    roots.irregular[k] ? solve_irregular(at, k0 + k, v + at_k, metric + at_k, columns.C, x + at_k)
+                       : columns.store(k, x + at_k);
   }
 }
 
@@ -174,7 +168,7 @@ struct LongGroup {
     });
     return most + ridge;
   }
-  // t and s of `newton` into `sums`.
+  // t and s of a Newton step into `sums`.
   void slope(Real r, Real level, double (&sums)[2]) const {
     sum_blocks<Real>(C, sums, [=](int64_t c, Real(&q)[2]) {
       Real u, D;
@@ -199,18 +193,19 @@ void solve_long(const Real* v, const Real* metric, int64_t C, const Levels<Real>
   const LongGroup<Real> g{v, metric, C, at.low[k], at.l1[k], at.ridge[k]};
   const Real level = at.group[k];
   if (level == 0) return g.solve(1, 0, x);
+  using Vector = typename Eight<Real>::Vector;
   double sums[2];
+  Roots<Real> roots;  // the same in all lanes
+  roots.level = Vector{} + level;
   const Real largest = g.measure(sums);
-  const auto from = start(level, Real(sums[0]), Real(sums[1]), largest);
-  if (from.irregular) return solve_irregular(at, k, v, metric, C, x);
-  Real r = from.r;
-  for (int step = 0; step < kSecularSteps && from.open; ++step) {
-    g.slope(r, level, sums);
-    const Real last = r;
-    r = newton(last, Real(sums[0]), Real(sums[1]), from.least);
-    if (!(std::fabs(r - last) > kLastStep<Real> * last)) break;
+  roots.start(Vector{} + Real(sums[0]), Vector{} + Real(sums[1]), Vector{} + largest);
+  if (roots.irregular[0]) return solve_irregular(at, k, v, metric, C, x);
+  bool any = roots.open[0];
+  for (int step = 0; step < kSecularSteps && any; ++step) {
+    g.slope(roots.r[0], level, sums);
+    any = roots.step(Vector{} + Real(sums[0]), Vector{} + Real(sums[1]));
   }
-  g.solve(r, level, x);
+  g.solve(roots.r[0], level, x);
 }
 
 // What no group level couples, entry by entry.

@@ -12,7 +12,7 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kLongGroup = 64;            // entries from which a group is taken alone
+constexpr int64_t kLongGroup = 128;           // entries from which a group is taken alone
 constexpr int64_t kGroups = 64;               // taken at a time where they are short
 constexpr int64_t kAhead = 8;                 // tasks by which a slab is fetched early
 constexpr int64_t kSlabBytes = 16 * 1048576;  // of features over all tasks, to stay in cache
@@ -110,29 +110,27 @@ template <typename Sum, int N, typename F>
 void sum_blocks(int64_t C, double (&totals)[N], F term) {
   constexpr int64_t lanes = 4 * kVectorBytes / sizeof(Sum), block = 16 * lanes;
   std::fill_n(totals, N, 0.0);
-  int64_t c = 0;
-  for (; c + lanes <= C;) {
-    const int64_t end = std::min(C / lanes * lanes, c + block);
+  for (int64_t begin = 0; begin < C; begin += block) {
+    const int64_t end = std::min(C, begin + block);
     Sum sums[N][lanes] = {};
-    for (; c < end; c += lanes)
-#pragma omp simd
-      for (int64_t i = 0; i < lanes; ++i) {
-        Sum q[N];
-        term(c + i, q);
+    const auto add = [&](int64_t c, int64_t i) {
+      Sum q[N];
+      term(c + i, q);
 #pragma GCC unroll 2
-        for (int k = 0; k < N; ++k) sums[k][i] += q[k];
-      }
+      for (int k = 0; k < N; ++k) sums[k][i] += q[k];
+    };
+    int64_t c = begin;
+    for (; c + lanes <= end; c += lanes)
+#pragma omp simd
+      for (int64_t i = 0; i < lanes; ++i) add(c, i);
+#pragma omp simd
+    for (int64_t i = 0; i < end - c; ++i) add(c, i);
     for (int k = 0; k < N; ++k) {
       double part = 0;
 #pragma omp simd reduction(+ : part)
       for (int64_t i = 0; i < lanes; ++i) part += sums[k][i];
       totals[k] += part;
     }
-  }
-  for (; c < C; ++c) {
-    Sum q[N];
-    term(c, q);
-    for (int k = 0; k < N; ++k) totals[k] += q[k];
   }
 }
 
