@@ -279,6 +279,11 @@ struct Groups {
   }
 };
 
+template <typename Real>
+void fetch(const Real* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(from + i);
+}
+
 // Features [m0, m0 + width) over all tasks; `left` has room for them. `update(offset, count)` is
 // called for entries that are about to be read for the first time.
 template <typename Real, typename Update>
@@ -287,8 +292,7 @@ void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* 
   Groups<Real> all(a);
   const auto over = [&](auto body) {
     for (int64_t t = 0; t < a.T; ++t) {
-      const Real* ahead = a.v + ((t + kAhead) * a.M + m0) * a.C;
-      for (int64_t i = 0; i < width * a.C; i += 64 / sizeof(Real)) __builtin_prefetch(ahead + i);
+      fetch(a.v + ((t + kAhead) * a.M + m0) * a.C, width * a.C);
       const int64_t begin = t * a.M + m0;
       all.for_each(begin, begin + width,
                    [&](int64_t i, int64_t groups) { body(i, groups, i - begin); });

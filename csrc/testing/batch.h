@@ -1,6 +1,8 @@
 // The batch kernels of the table, over NumPy arrays.
 #pragma once
 
+#include <algorithm>
+
 #include "../core/isa.h"
 #include "../cpu/kernels.h"
 #include "arrays.h"
@@ -44,6 +46,46 @@ py::dict prox_backward(const Array<Real>& grad, const Array<Real>& x, const Arra
   grads["metric"] = d;
   if (coupled) grads["shared"] = shared;
   return grads;
+}
+
+// Copies of arrays (T, M, C), which a step changes in place.
+template <typename Real>
+Array<Real> copy_of(const Array<Real>& a) {
+  Array<Real> copy = make<Real>({a.shape(0), a.shape(1), a.shape(2)});
+  std::copy_n(a.data(), a.size(), copy.mutable_data());
+  return copy;
+}
+
+template <typename Real>
+ProxArgs<Real> in_place(Array<Real>& w, const py::dict& levels) {
+  return {w.shape(0),      w.shape(1), w.shape(2), w.data(), nullptr, penalty<Real>(levels),
+          w.mutable_data()};
+}
+
+template <typename Real>
+py::dict prox_sgd(const Array<Real>& weights, const Array<Real>& grad, const Maybe<Real>& momentum,
+                  const py::dict& levels, bool nesterov) {
+  Array<Real> w = copy_of(weights);
+  Maybe<Real> buffer = momentum ? Maybe<Real>(copy_of(*momentum)) : std::nullopt;
+  table<Real>().prox_sgd({in_place(w, levels), grad.data(),
+                          buffer ? buffer->mutable_data() : nullptr, 0.3, 0.9, 0.1, nesterov},
+                         run);
+  py::dict written;
+  written["w"] = w;
+  if (buffer) written["buffer"] = *buffer;
+  return written;
+}
+
+template <typename Real>
+py::dict prox_adamw(const Array<Real>& weights, const Array<Real>& grad, const Array<Real>& exp_avg,
+                    const Array<Real>& exp_avg_sq, const py::dict& levels) {
+  Array<Real> w = copy_of(weights), first = copy_of(exp_avg), second = copy_of(exp_avg_sq);
+  table<Real>().prox_adamw({in_place(w, levels), grad.data(), first.mutable_data(),
+                            second.mutable_data(), 3, 0.3, 0.9, 0.99, 1e-8, 0.1},
+                           run);
+  py::dict written;
+  written["w"] = w, written["first"] = first, written["second"] = second;
+  return written;
 }
 
 // `strengths` holds strength, step and shape, each (T, M).

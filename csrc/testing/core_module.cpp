@@ -50,6 +50,9 @@ void bind_batch(py::module_& m) {
   const auto loss = "loss"_a = 0;
   m.def("prox", prox<Real>, v, "penalty"_a, metric);
   m.def("prox_backward", prox_backward<Real>, grad, "x"_a, "v"_a, "penalty"_a, metric);
+  m.def("prox_sgd", prox_sgd<Real>, v, "grad"_a, "momentum"_a.none(true), "penalty"_a,
+        "nesterov"_a = false);
+  m.def("prox_adamw", prox_adamw<Real>, v, "grad"_a, "first"_a, "second"_a, "penalty"_a);
   m.def("radial_prox", radial_prox<Real>, v, "strengths"_a, "kind"_a);
   m.def("radial_prox_backward", radial_prox_backward<Real>, grad, "v"_a, "strengths"_a, "kind"_a);
   m.def("linf_prox", linf_prox<Real>, v, "strengths"_a, metric);

@@ -122,6 +122,11 @@ def proxes(core: Any, case: Case) -> dict[str, np.ndarray]:
     for name, d in (("prox", None), ("metric prox", metric)):
         out[name] = core.prox(v, case.penalty, d)
         out |= labelled(name, core.prox_backward(grad, out[name], v, case.penalty, d))
+    for name, momentum, nesterov in (
+        ("sgd", None, False), ("momentum sgd", metric, False), ("nesterov sgd", metric, True),
+    ):  # fmt: skip
+        out |= labelled(name, core.prox_sgd(v, grad, momentum, case.penalty, nesterov))
+    out |= labelled("adamw", core.prox_adamw(v, grad, v - grad, metric, case.penalty))
     level = np.abs(v[..., 0])
     radial = {"strength": level, "step": level * 0 + 0.5, "shape": level * 0 + 3.5}
     for kind in range(3):

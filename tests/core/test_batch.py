@@ -42,7 +42,7 @@ def test_threads_change_no_bit(core: ModuleType) -> None:
         for name, value in exercise(watched, case).items():
             assert value.tobytes() == expected[name].tobytes(), f"{case.name}: {name}"
     core.set_threads(1)
-    assert len(watched.threaded) == 14
+    assert len(watched.threaded) == 16
     assert all(watched.threaded.values()), watched.threaded
 
 

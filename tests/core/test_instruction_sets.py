@@ -31,6 +31,12 @@ for dtype in (torch.float32, torch.float64):
     name = str(dtype).split(".")[1]
     results[f"{name} prox"] = sk.prox(v, penalty)
     results[f"{name} metric"] = sk.prox(v, penalty, metric=d)
+    for kind, separable in {"l1": sk.Penalty(l1=0.1), "group": sk.Penalty(group=0.2)}.items():
+        w, first, second = torch.randn_like(v), d - 0.5, d.clone()
+        sk.prox_adamw_([w], [v], [first], [second], [torch.ones(())], separable, lr=0.1)
+        results |= {f"{name} {kind} adamw": w, f"{name} {kind} moments": first + second}
+        sk.prox_sgd_([w], [v], [first], [torch.ones(())], separable, lr=0.1, momentum=0.9)
+        results[f"{name} {kind} sgd"] = w
 torch.manual_seed(0)
 z, y = torch.randn(4, 60, 33, dtype=torch.float64), torch.randn(4, 60, 3, dtype=torch.float64)
 for name, p in {
