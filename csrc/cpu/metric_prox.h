@@ -63,11 +63,17 @@ struct Roots {
   }
 };
 
+// The k-th group as core/prox.h takes it.
+template <typename Real>
+Group<Real> group_of(const Levels<Real>& at, int64_t k, const Real* v, const Real* metric,
+                     int64_t C) {
+  return {v, metric, at.l1[k], at.group[k], at.ridge[k], C, at.low[k] < -at.l1[k]};
+}
+
 template <typename Real>
 void solve_irregular(const Levels<Real>& at, int64_t k, const Real* v, const Real* metric,
                      int64_t C, Real* x) {
-  const bool nonneg = at.low[k] < -at.l1[k];
-  const Group<Real> g{v, metric, at.l1[k], at.group[k], at.ridge[k], C, nonneg};
+  const Group<Real> g = group_of(at, k, v, metric, C);
   solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
 }
 
@@ -77,23 +83,28 @@ struct Columns {
   using E = Eight<Real>;
   using Vector = typename E::Vector;
   int64_t C;
-  Buffer<Real> storage{C < kLongGroup ? 16 * C : 0};
+  Buffer<Real> storage{16 * C};
   Real *u = storage.get(), *curvature = u + 8 * C;
 
-  // Groups beyond `count` are of zeros.
+  // Groups beyond `count` are of zeros. Without a metric d is 1.
   void load(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at, int64_t k0) {
     const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
     for (int64_t c = 0; c < C; ++c) {
       Vector d = Vector{} + 1, w{};
-      if (count == 8)  // a constant number of lanes is not filled through memory
-        for (int k = 0; k < 8; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
-      else
-        for (int64_t k = 0; k < count; ++k) d[k] = metric[k * C + c], w[k] = v[k * C + c];
+      gather(v + c, count, w);
+      if (metric) gather(metric + c, count, d);
       w *= d;
       shrink(w, low, high);
       E::at(u + 8 * c) = w;
       E::at(curvature + 8 * c) = d + ridge;
     }
+  }
+  // Entry 0 of `count` groups; a constant number of lanes is not filled through memory.
+  void gather(const Real* x, int64_t count, Vector& out) const {
+    if (count == 8)
+      for (int k = 0; k < 8; ++k) out[k] = x[k * C];
+    else
+      for (int64_t k = 0; k < count; ++k) out[k] = x[k * C];
   }
   // ||u||^2, sum u^2 D and the largest D.
   void measure(Vector& square, Vector& weighted, Vector& largest) const {
@@ -122,22 +133,27 @@ struct Columns {
   }
 };
 
+// The solutions take the place of u; irregular groups are left to the caller.
 template <typename Real>
-void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at,
-                 int64_t k0, Columns<Real>& columns, Real* x) {
-  using E = Eight<Real>;
-  typename E::Vector square, weighted, largest, t, s;
-  Roots<Real> roots;
-  roots.level = E::at(at.group + k0);
-  columns.load(v, metric, count, at, k0);
+void solve_columns(Columns<Real>& columns, Roots<Real>& roots) {
+  typename Eight<Real>::Vector square, weighted, largest, t, s;
   columns.measure(square, weighted, largest);
   roots.start(square, weighted, largest);
-  bool any = E::any(roots.open);
+  bool any = Eight<Real>::any(roots.open);
   for (int step = 0; step < kSecularSteps && any; ++step) {
     columns.sums(roots.r, roots.level, t, s);
     any = roots.step(t, s);
   }
   columns.solve(roots.r, roots.level);
+}
+
+template <typename Real>
+void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at,
+                 int64_t k0, Columns<Real>& columns, Real* x) {
+  Roots<Real> roots;
+  roots.level = Eight<Real>::at(at.group + k0);
+  columns.load(v, metric, count, at, k0);
+  solve_columns(columns, roots);
   for (int64_t k = 0; k < count; ++k) {
     const int64_t at_k = k * columns.C;
     roots.irregular[k] ? solve_irregular(at, k0 + k, v + at_k, metric + at_k, columns.C, x + at_k)

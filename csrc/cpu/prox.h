@@ -6,11 +6,9 @@
 
 #include "../core/buffer.h"
 #include "../core/prox_backward.h"
-#include "metric_prox.h"
+#include "feature_prox.h"
 
 SPARSEDIS_BEGIN
-
-constexpr int64_t kSlab = 64;  // features whose scalars are kept together
 
 template <typename Args, typename Real>
 Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
@@ -19,90 +17,6 @@ Group<Real> group_at(const Args& a, const Real* v, int64_t t, int64_t m) {
           at(a.penalty.l1, t, m),    at(a.penalty.group, t, m),
           at(a.penalty.ridge, t, m), a.C,
           a.penalty.nonneg};
-}
-
-// Whether the shared level only scales features, for lack of anything that differs inside them.
-template <typename Real>
-bool is_uniform(const ProxArgs<Real>& a) {
-  return a.metric == nullptr && a.penalty.ridge.task_stride == 0;
-}
-
-// A slab of features and, per feature, what its scalar equation needs.
-struct FeatureScalars {
-  double shared[kSlab], theta[kSlab], t[kSlab], s[kSlab];
-  bool open[kSlab];  // the equation of this feature is not solved yet
-};
-
-// theta = 0 where the feature is zero, else a lower bound of its norm (exact where D is uniform).
-template <typename Real>
-void start_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* u,
-                    FeatureScalars& f) {
-  double largest[kSlab];
-  std::fill_n(f.t, width, 0.0);
-  std::fill_n(largest, width, 0.0);
-  for (int64_t t = 0; t < a.T; ++t) {
-    for (int64_t k = 0; k < width; ++k) {
-      const Group<Real> g = group_at(a, a.v, t, m0 + k);
-      const double norm = threshold_group(g, u);
-      if (!(norm <= g.group)) f.t[k] += (norm - g.group) * (norm - g.group);
-      for (int64_t c = 0; c < (a.metric ? a.C : 1); ++c)
-        largest[k] = std::max(largest[k], curvature(g, c));
-    }
-  }
-  const bool uniform = is_uniform(a);
-  for (int64_t k = 0; k < width; ++k) {
-    const double norm = std::sqrt(f.t[k]);
-    f.shared[k] = at(a.penalty.shared, 0, m0 + k);
-    const bool zero = norm <= f.shared[k];
-    f.theta[k] = zero ? 0.0 : (norm - f.shared[k]) / largest[k];
-    f.open[k] = !zero && !uniform && f.shared[k] > 0;
-    if (f.shared[k] == 0 && !zero) f.theta[k] = 1.0;
-  }
-}
-
-// One reciprocal Newton step of every open feature; false when none is left.
-template <typename Real>
-bool step_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* y, FeatureScalars& f) {
-  std::fill_n(f.t, width, 0.0);
-  std::fill_n(f.s, width, 0.0);
-  for (int64_t t = 0; t < a.T; ++t) {
-    for (int64_t k = 0; k < width; ++k) {
-      if (!f.open[k]) continue;
-      const Group<Real> g = group_at(a, a.v, t, m0 + k);
-      const double norm2 = solve_group(g, threshold_group(g, y), f.theta[k], f.shared[k], y);
-      f.t[k] += norm2;
-      f.s[k] += feature_slope(g, y, norm2, f.theta[k], f.shared[k]);
-    }
-  }
-  bool any = false;
-  for (int64_t k = 0; k < width; ++k) {
-    if (!f.open[k]) continue;
-    const double next = f.theta[k] + f.t[k] * (std::sqrt(f.t[k]) - 1.0) / f.s[k];
-    f.open[k] = next > f.theta[k] * (1.0 + 1e-15);
-    if (f.open[k]) f.theta[k] = next;
-    any |= f.open[k];
-  }
-  return any;
-}
-
-template <typename Real>
-void prox_slab(const ProxArgs<Real>& a, int64_t m0, int64_t width, Real* scratch) {
-  FeatureScalars f;
-  start_features(a, m0, width, scratch, f);
-  for (int step = 0; step < kSecularSteps; ++step)
-    if (!step_features(a, m0, width, scratch, f)) break;
-  for (int64_t t = 0; t < a.T; ++t) {
-    for (int64_t k = 0; k < width; ++k) {
-      Real* x = a.x + (t * a.M + m0 + k) * a.C;
-      const Group<Real> g = group_at(a, a.v, t, m0 + k);
-      if (f.theta[k] == 0) {
-        std::fill_n(x, a.C, Real(0));
-        continue;
-      }
-      solve_group(g, threshold_group(g, x), f.theta[k], f.shared[k], x);
-      for (int64_t c = 0; c < a.C; ++c) x[c] = static_cast<Real>(x[c] * f.theta[k]);
-    }
-  }
 }
 
 // Slabs of features, `most` or fewer; `size` is the number of elements of the whole array.
@@ -165,10 +79,8 @@ void prox(const ProxArgs<Real>& a, ParallelFor run) {
   } else if (is_uniform(a)) {
     scale_slabs(a, run, [](int64_t, int64_t) {});
   } else {
-    for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-      Buffer<Real> scratch(a.C);
-      prox_slab(a, m0, width, scratch.get());
-    });
+    for_each_slab(run, a.M, a.T * a.M * a.C,
+                  [&](int64_t m0, int64_t width) { FeatureProx<Real>(a, m0, width).run(); });
   }
 }
 
