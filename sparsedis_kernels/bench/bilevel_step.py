@@ -21,8 +21,7 @@ from sparsedis_kernels.bench.case import (
     randn,
     require_native,
 )
-from sparsedis_kernels.bench.fit_heads import MOVE
-from sparsedis_kernels.bench.heads import Fit, at_share, loosest_setting
+from sparsedis_kernels.bench.heads import MOVE, Fit, at_share, loosest_setting
 from sparsedis_kernels.bench.peers import fista
 from sparsedis_kernels.data import ShapeTasks
 from sparsedis_kernels.ops import fit_heads
@@ -76,7 +75,7 @@ def ours(step: Step) -> Call:
 def by_fista(step: Step) -> Call:
     """The step with the fastest heads that PyTorch alone gives: see `peers.fista`."""
     fit = step.fit
-    count = int(loosest_setting(fit, lambda c: fista.squared_fista(fit, int(c)), 20, 1.25))
+    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 20, 1.25))
 
     def solve(fit: Fit, z: Tensor) -> Tensor:
         return fista.ImplicitHeads.apply(z, fit.y, fit, count)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.bench import losses
 from sparsedis_kernels.bench.case import (
     COMPILED,
     Bar,
@@ -17,14 +17,21 @@ from sparsedis_kernels.bench.case import (
     Case,
     Job,
     Provider,
-    bytes_of,
     close_to,
     compiled,
-    require_native,
 )
-from sparsedis_kernels.bench.heads import Fit, at_share, certified, loosest_setting, ridge_flops
+from sparsedis_kernels.bench.heads import (
+    Fit,
+    at_share,
+    certified,
+    loosest_setting,
+    moved_bytes,
+    ours,
+    problem,
+    ridge_flops,
+    warmed,
+)
 from sparsedis_kernels.bench.peers import estimators, fista, jax_solvers, linalg, scikit
-from sparsedis_kernels.bench.problems import heads_problem
 from sparsedis_kernels.ops import fit_heads
 from sparsedis_kernels.penalty import Penalty
 
@@ -55,7 +62,6 @@ SPARSE_SIZES = {
 }
 PUBLIC = 20.0  # times as fast as scikit-learn's estimators
 TOLERANCES = (1e-4, 1e-6)
-MOVE = 0.01  # of the features, between a warm start and the fit
 # Sparse group, half of it l1: times as fast as batched FISTA.
 NESTED_SIZES = {(50, 64, 5, 0.1): 40.0, (50, 128, 5, 0.1): 40.0, (50, 128, 5, 0.01): 60.0}
 # Gradient of a group-sparse solution: times as fast as FISTA with a solve on the support, jaxopt.
@@ -71,7 +77,7 @@ KERNELS = ("scikit-learn kernel", "scikit-learn Gram kernel")
 
 
 def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
-    """Ridge, sparse and nested heads; the first size of each alone if `quick`."""
+    """Ridge, sparse and nested heads, other losses; the first size of each alone if `quick`."""
     few = slice(0, 1 if quick else None)
     for ridge_size, (forward, both) in [*RIDGE_SIZES.items()][few]:
         yield ridge_case(ridge_size, forward)
@@ -83,30 +89,10 @@ def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     for size, times in [*NESTED_SIZES.items()][few]:
         yield nested_case(size, times)
     yield from map(gradient_case, GRADIENT_SIZES[few])
-
-
-def ours(fit: Fit, *, backend: str | None = None) -> Call:
-    """This package's fit; without `backend` only if a native kernel serves it."""
-    if backend is None:
-        require_native("fit_heads", fit.z.device)
-    options: dict[str, Any] = {"loss": fit.loss, "init": fit.init, "tol": fit.tol}
-    return lambda: fit_heads(fit.z, fit.y, fit.penalty, backend=backend, **options).weight
+    yield from losses.cases(few)
 
 
 BOTH: dict[str, Provider] = {"ours": ours, "reference": partial(ours, backend="reference")}
-
-
-def problem(device: torch.device, T: int, n: int, M: int, C: int) -> Fit:
-    """The same samples in every run, without a penalty."""
-    torch.manual_seed(0)
-    samples = heads_problem(T, n, M, C, dtype=torch.float32)
-    return Fit(samples.z.to(device), samples.y.to(device), Penalty(), 1e-4)
-
-
-def moved_bytes(fit: Fit) -> int:
-    """Bytes of the samples and the weights."""
-    T, _, M, C = fit.sizes
-    return bytes_of(fit.z, fit.y) + 4 * T * M * C
 
 
 # ---- ridge
@@ -188,14 +174,6 @@ def sparse_fit(
     return at_share(replace(fit, penalty=penalty, tol=tol), share)
 
 
-def warmed(fit: Fit) -> Fit:
-    """The fit, started from the solution before its features moved by a percent."""
-    start = ours(replace(fit, tol=1e-8).double(), backend="reference")().to(fit.z)
-    generator = torch.Generator(fit.z.device).manual_seed(1)
-    noise = torch.randn(fit.z.shape, generator=generator, device=fit.z.device)
-    return replace(fit, z=fit.z * (1 + MOVE * noise), init=start)
-
-
 def sparse_case(size: tuple[int, int, int, float], tol: float, warm: bool, factor: float) -> Case:
     """Lasso for one output, else group-sparse heads."""
     n, M, C, share = size
@@ -269,5 +247,5 @@ def by_ours(fit: Fit, z: Tensor) -> Tensor:
 
 def implicit_function(fit: Fit) -> Call:
     """FISTA and one solve on the padded supports."""
-    count = int(loosest_setting(fit, lambda c: fista.squared_fista(fit, int(c)), 20, 1.25))
+    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 20, 1.25))
     return gradient(lambda f, z: fista.ImplicitHeads.apply(z, f.y, f, count), fit)

@@ -21,15 +21,8 @@ from sparsedis_kernels.bench.case import (
     UnavailableError,
     close_to,
 )
-from sparsedis_kernels.bench.fit_heads import (
-    RIDGE,
-    by_ours,
-    gradient,
-    moved_bytes,
-    ours,
-    problem,
-)
-from sparsedis_kernels.bench.heads import Fit, at_share, certified
+from sparsedis_kernels.bench.fit_heads import RIDGE, by_ours, gradient
+from sparsedis_kernels.bench.heads import Fit, at_share, certified, moved_bytes, ours, problem
 from sparsedis_kernels.penalty import LEVELS, Penalty
 
 SHARE = 0.1  # of lambda_max

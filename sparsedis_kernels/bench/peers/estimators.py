@@ -1,4 +1,4 @@
-"""Sparse heads by estimators of scikit-learn, celer and skglm, one for each task in a loop."""
+"""Heads by estimators of scikit-learn, celer and skglm, one for each task in a loop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sparsedis_kernels.bench.case import Call, UnavailableError
 from sparsedis_kernels.bench.heads import Fit, loosest, require
 
 MAX_ITER = 100_000
+FREE = 100.0  # times an intercept is scaled, so that penalising it costs nothing
 
 
 def scikit_learn(fit: Fit) -> Call:
@@ -31,6 +32,30 @@ def skglm(fit: Fit) -> Call:
     return _lasso(fit, "skglm", "skglm")
 
 
+def scikit_learn_logistic(solver: str, fit: Fit) -> Call:
+    """scikit-learn's LogisticRegression by one of its solvers, with l1 or a ridge."""
+    linear_model = require("sklearn.linear_model")
+    kind = linear_model.LogisticRegression
+    if getattr(kind(), "penalty", None) == "l2":
+        raise UnavailableError("sklearn: before 1.8 it asked for l1 by another name")
+    n, level = fit.z.shape[1], "ridge" if solver == "lbfgs" else "l1"
+    options: dict[str, Any] = {"solver": solver, "max_iter": MAX_ITER}
+    options |= {"l1_ratio": float(level == "l1"), "random_state": 0}
+    if solver == "liblinear":  # it penalises the intercept, over this
+        options["intercept_scaling"] = FREE
+
+    def make(strength: float) -> Any:
+        return kind(C=1 / (n * strength), **options)
+
+    return _loop(fit, "sklearn", make, fit.strength(level), order="C")
+
+
+def skglm_logistic(fit: Fit) -> Call:
+    """skglm's SparseLogisticRegression."""
+    kind = require("skglm").SparseLogisticRegression
+    return _loop(fit, "skglm", kind, fit.strength("l1"))
+
+
 def _lasso(fit: Fit, package: str, module: str, **options: Any) -> Call:
     """The estimators of a module for the lasso of one output or of several."""
     require(package)
@@ -40,7 +65,9 @@ def _lasso(fit: Fit, package: str, module: str, **options: Any) -> Call:
     return _loop(fit, package, make, fit.strength("l1" if single else "group"))
 
 
-def _loop(fit: Fit, package: str, make: Callable[[float], Any], strengths: Tensor) -> Call:
+def _loop(
+    fit: Fit, package: str, make: Callable[[float], Any], strengths: Tensor, order: Any = "F"
+) -> Call:
     """The call that fits an estimator of every task, at the loosest tolerance of them all.
 
     Args:
@@ -48,9 +75,11 @@ def _loop(fit: Fit, package: str, make: Callable[[float], Any], strengths: Tenso
         package: whose estimators they are.
         make: an estimator from a task's strength.
         strengths: (T,).
+        order: in which they want an array. Default by columns, as coordinate descent does.
     """
     models = [make(float(strength)) for strength in strengths.double()]
-    z, y = fit.z.double().numpy(), _targets(fit)
+    z = [np.asarray(part, order=order) for part in fit.z.double().numpy()]
+    y = _targets(fit)
     start = None if fit.init is None else fit.init.double().mT.contiguous().numpy()
 
     def solve(tol: float) -> Tensor:
@@ -74,6 +103,9 @@ def _loop(fit: Fit, package: str, make: Callable[[float], Any], strengths: Tenso
 
 
 def _targets(fit: Fit) -> Any:
-    """As estimators take them: an array of a task has one axis for one output."""
+    """As estimators take them: classes, or an array of a task has one axis for one output."""
+    if fit.loss != "squared":
+        classes = fit.y.argmax(2) if fit.loss == "multinomial" else fit.y[:, :, 0].long()
+        return classes.numpy()
     y = fit.y.double().numpy()
     return y[:, :, 0] if y.shape[2] == 1 else y

@@ -1,15 +1,15 @@
-"""Sparse heads by accelerated proximal gradient steps in batched PyTorch (FISTA), and its gradient.
+"""Heads by accelerated proximal gradient steps in batched PyTorch (FISTA), and a gradient of them.
 
 Beck and Teboulle (2009), restarted where the step turns against the momentum (O'Donoghue and
-Candes, 2015). The number of steps is the least that meets the gap, found beforehand: no time goes
-into the stopping rule.
+Candes, 2015). The number of steps is the least that meets what is asked, found beforehand: no time
+goes into the stopping rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +20,34 @@ from sparsedis_kernels.bench.heads import Fit, loosest
 
 Prox = Callable[[Tensor, Tensor], Tensor]  # of a point (T, M, C) and step sizes (T, 1, 1)
 Gradient = Callable[[Tensor], Tensor]
+BLOCK = 5  # steps that are compiled together
 
 
-def steps(w: Tensor, gradient: Gradient, prox: Prox, step: Tensor, count: int) -> Tensor:
-    """`count` steps from w (T, M, C), each task restarted by itself."""
-    x, v, t = w, w, torch.ones_like(step)
+class Iterate(NamedTuple):
+    """Where the steps are."""
+
+    w: Tensor  # (T, M, C)
+    v: Tensor  # w carried on by the momentum
+    t: Tensor  # (T, 1, 1)
+
+
+def steps(at: Iterate, gradient: Gradient, prox: Prox, step: Tensor, count: int) -> Iterate:
+    """`count` steps on, each task restarted by itself."""
+    w, v, t = at
     for _ in range(count):
         following = prox(v - step * gradient(v), step)
-        move = following - x
+        move = following - w
         turned = ((v - following) * move).sum((1, 2), keepdim=True) > 0
         t = torch.where(turned, 1.0, t)
         ahead = (1 + (1 + 4 * t * t).sqrt()) / 2
         v = following + torch.where(turned, 0.0, (t - 1) / ahead) * move
-        x, t = following, ahead
-    return x
+        w, t = following, ahead
+    return Iterate(w, v, t)
 
 
 def nested_prox(fit: Fit) -> Prox:
-    """The prox of l1, group and ridge strengths."""
-    l1, group, ridge = (fit.strength(k)[:, None, None] for k in ("l1", "group", "ridge"))
+    """The prox of l1, group and ridge strengths, of weights on the fit's design."""
+    l1, group, ridge = map(fit.rows, ("l1", "group", "ridge"))
     has_l1, has_group = bool(l1.any()), bool(group.any())
 
     def prox(v: Tensor, step: Tensor) -> Tensor:
@@ -50,6 +59,20 @@ def nested_prox(fit: Fit) -> Prox:
         return v / (1 + step * ridge)
 
     return prox
+
+
+def gradient_of(loss: str, z: Tensor, y: Tensor) -> Gradient:
+    """Of a loss in the weights."""
+    if loss == "squared":
+        return squared_gradient(z, y)
+    n, mean = z.shape[1], MEANS[loss]
+    return lambda w: torch.bmm(z.mT, (mean(torch.bmm(z, w)) - y) / n)
+
+
+MEANS: dict[str, Callable[[Tensor], Tensor]] = {
+    "multinomial": lambda scores: scores.softmax(2),
+    "logistic": torch.sigmoid,
+}
 
 
 def squared_gradient(z: Tensor, y: Tensor) -> Gradient:
@@ -65,41 +88,54 @@ def largest_eigenvalue(z: Tensor) -> Tensor:
     """Of Z'Z/n, a little above, by power iteration on the smaller side: (T, 1, 1)."""
     n, M = z.shape[1:]
     inner = z @ z.mT / n if n < M else z.mT @ z / n
-    v = torch.ones(len(z), len(inner[0]), 1, dtype=z.dtype)
+    v = torch.ones(len(z), len(inner[0]), 1).to(z)
     for _ in range(20):
         v = F.normalize(inner @ v, dim=1)
     return 1.05 * (inner @ v).norm(dim=1, keepdim=True)
 
 
-def squared_fista(fit: Fit, count: int) -> Tensor:
-    """Weights after `count` steps."""
-    z, y = fit.centred()
-    start = z.new_zeros(len(z), z.shape[2], y.shape[2]) if fit.init is None else fit.init
-    step = 1 / largest_eigenvalue(z)
-    return steps(start, squared_gradient(z, y), nested_prox(fit), step, count)
+def solution(
+    fit: Fit,
+    count: int,
+    *,
+    start: Tensor | None = None,
+    several: Callable[..., Iterate] = steps,
+    block: int = 1,
+) -> Tensor:
+    """Weights (T, M, C) after `count` blocks of steps, by default of one.
+
+    Args:
+        fit: what is fitted.
+        count: how many blocks.
+        start: `fit.start()`, the default.
+        several: `steps`, or what became of it.
+        block: steps in a block.
+    """
+    z, y = fit.design()
+    w = fit.start() if start is None else start
+    step = 1 / (fit.kind.curvature * largest_eigenvalue(z))
+    gradient, prox = gradient_of(fit.loss, z, y), nested_prox(fit)
+    at = Iterate(w, w, torch.ones_like(step))
+    for _ in range(count):
+        at = several(at, gradient, prox, step, block)
+    return at.w[:, : fit.z.shape[2]]
 
 
 def fista(fit: Fit) -> Call:
     """The eager provider."""
-    return loosest(fit, lambda count: squared_fista(fit, int(count)), 20, 1.25)
+    start = fit.start()
+    return loosest(fit, lambda count: solution(fit, int(count), start=start), 5, 1.25)
 
 
 def compiled_fista(fit: Fit) -> Call:
-    """The same with ten steps compiled at a time."""
-    z, y = fit.centred()
-    start = z.new_zeros(len(z), z.shape[2], y.shape[2]) if fit.init is None else fit.init
-    gradient, prox = squared_gradient(z, y), nested_prox(fit)
+    """The same with `BLOCK` steps compiled at a time."""
+    start = fit.start()
 
-    def make(ten: Callable[..., Tensor], fit: Fit) -> Call:
-        def solve(tens: float) -> Tensor:
-            w, step = start, 1 / largest_eigenvalue(z)
-            for _ in range(int(tens)):
-                w = ten(w, step=step)
-            return w
+    def make(several: Callable[..., Iterate], fit: Fit) -> Call:
+        some = partial(solution, fit, start=start, several=several, block=BLOCK)
+        return loosest(fit, lambda count: some(int(count)), 1, 1.25)
 
-        return loosest(fit, solve, 2, 1.25)
-
-    return compiled(make, partial(steps, gradient=gradient, prox=prox, count=10), fit)
+    return compiled(make, steps, fit)
 
 
 class ImplicitHeads(torch.autograd.Function):
@@ -108,7 +144,7 @@ class ImplicitHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, y: Tensor, fit: Fit, count: int) -> Tensor:
         """Weights after `count` steps."""
-        weight = squared_fista(fit, count)
+        weight = solution(fit, count)
         ctx.fit = fit
         ctx.save_for_backward(weight)
         return weight
