@@ -17,7 +17,7 @@ from sparsedis_kernels.bench.bars import Verdict
 from sparsedis_kernels.bench.measure import Row
 from sparsedis_kernels.training.report import version_of, versions
 
-PEERS = ("celer", "jax", "jaxopt", "scikit-learn", "scipy", "skglm")  # packages
+PEERS = ("celer", "himalaya", "jax", "jaxopt", "scikit-learn", "scipy", "skglm")  # packages
 HEADER = (
     f"{'provider':28}{'median':>12}{'20 to 80 %':>26}{'GB/s':>9}{'of a copy':>11}"
     f"{'of a product':>14}{'peak MB':>10}"

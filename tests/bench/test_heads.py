@@ -19,6 +19,7 @@ from sparsedis_kernels.bench.heads import (
 )
 from sparsedis_kernels.bench.losses import PEERS, Size, class_fit, loss_case
 from sparsedis_kernels.bench.measure import checked
+from sparsedis_kernels.bench.one_design import one_design_case
 from sparsedis_kernels.bench.peers import fista
 from sparsedis_kernels.bench.problems import heads_problem
 
@@ -132,6 +133,16 @@ def test_every_peer_meets_the_suboptimality(size, provider):
 def test_compiled_steps_meet_the_suboptimality(size):
     case = loss_case(size, "cold", 1.0)
     answer(case, case.setup(CPU), COMPILED)
+
+
+@pytest.mark.parametrize(("n", "M"), [(20, 9), (9, 20)], ids=["tall", "wide"])
+@pytest.mark.parametrize(
+    "provider", ["ours", "torch cholesky", "torch operator", "himalaya", "himalaya kernel"]
+)
+def test_heads_of_one_design_are_right(n, M, provider):
+    case = one_design_case(6, n, M, 2)
+    weight = answer(case, case.setup(CPU), provider)
+    assert weight.shape == (6, M, 2)
 
 
 @pytest.mark.parametrize("loss", ["squared", "multinomial"])

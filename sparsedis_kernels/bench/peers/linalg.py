@@ -23,6 +23,50 @@ def torch_cholesky(z: Tensor, y: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve(z.mT @ y, torch.linalg.cholesky(inner))
 
 
+def columns(y: Tensor) -> Tensor:
+    """Targets (T, n, C) of one design beside each other, (n, T C)."""
+    return y.transpose(0, 1).flatten(1).contiguous()
+
+
+def heads(weight: Tensor, T: int) -> Tensor:
+    """Weights (M, T C) of one design as those of its tasks, a view (T, M, C)."""
+    return weight.unflatten(1, (T, -1)).transpose(0, 1)
+
+
+def one_factor(fit: Fit) -> Call:
+    """Ridge heads of one design in torch: one factor for all targets."""
+    z, y = fit.z, columns(fit.y)
+
+    def call() -> Tensor:
+        zc, factor = _factored(z, float(fit.penalty.ridge))
+        if len(factor) < z.shape[1]:
+            return heads(zc.mT @ torch.cholesky_solve(y, factor), len(fit.y))
+        return heads(torch.cholesky_solve(zc.mT @ y, factor), len(fit.y))
+
+    return call
+
+
+def one_operator(fit: Fit) -> Call:
+    """The same by the matrix that takes targets to weights."""
+    z, y = fit.z, columns(fit.y)
+
+    def call() -> Tensor:
+        zc, factor = _factored(z, float(fit.penalty.ridge))
+        dual = len(factor) < z.shape[1]
+        half = torch.cholesky_solve(zc if dual else zc.mT, factor)
+        return heads((half.mT if dual else half) @ y, len(fit.y))
+
+    return call
+
+
+def _factored(z: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The centred design (n, M) and the factor of its smaller side."""
+    zc = z - z.mean(0)
+    inner = zc @ zc.mT if len(z) < z.shape[1] else zc.mT @ zc
+    inner.diagonal().add_(len(z) * ridge)
+    return zc, torch.linalg.cholesky(inner)
+
+
 def numpy_solve(fit: Fit) -> Call:
     """By np.linalg.solve, batched."""
     z, y, ridge = fit.z.numpy(), fit.y.numpy(), np.float32(fit.penalty.ridge)
