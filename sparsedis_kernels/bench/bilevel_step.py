@@ -75,7 +75,7 @@ def ours(step: Step) -> Call:
 def by_fista(step: Step) -> Call:
     """The step with the fastest heads that PyTorch alone gives: see `peers.fista`."""
     fit = step.fit
-    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 20, 1.25))
+    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 1, 1.25))
 
     def solve(fit: Fit, z: Tensor) -> Tensor:
         return fista.ImplicitHeads.apply(z, fit.y, fit, count)

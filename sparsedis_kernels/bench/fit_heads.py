@@ -248,5 +248,5 @@ def by_ours(fit: Fit, z: Tensor) -> Tensor:
 
 def implicit_function(fit: Fit) -> Call:
     """FISTA and one solve on the padded supports."""
-    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 20, 1.25))
+    count = int(loosest_setting(fit, lambda c: fista.solution(fit, int(c)), 1, 1.25))
     return gradient(lambda f, z: fista.ImplicitHeads.apply(z, f.y, f, count), fit)

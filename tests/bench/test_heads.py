@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sparsedis_kernels as sk
+from sparsedis_kernels.bench import losses
 from sparsedis_kernels.bench.case import COMPILED, UnavailableError
 from sparsedis_kernels.bench.heads import (
     Fit,
@@ -165,6 +166,12 @@ def test_a_warm_start_is_nearer_for_the_steps_too():
     fit = with_optimum(warmed(class_fit(CPU, SMALL[0], T=5)))
     cold = replace(fit, init=None)
     assert fit.error(fista.solution(fit, 5)) < 0.1 * fit.error(fista.solution(cold, 5))
+
+
+def test_a_start_from_which_nothing_is_left_to_do_is_no_case(monkeypatch):
+    monkeypatch.setitem(losses.TOLERANCES, "warm", 0.1)
+    with pytest.raises(UnavailableError, match="nothing is left to do"):
+        loss_case(SMALL[0], "warm", 1.0).setup(CPU)
 
 
 def test_at_share_scales_by_the_loss():

@@ -124,7 +124,7 @@ def solution(
 def fista(fit: Fit) -> Call:
     """The eager provider."""
     start = fit.start()
-    return loosest(fit, lambda count: solution(fit, int(count), start=start), 5, 1.25)
+    return loosest(fit, lambda count: solution(fit, int(count), start=start), 1, 1.25)
 
 
 def compiled_fista(fit: Fit) -> Call:

@@ -50,7 +50,7 @@ def _ridge(fit: Fit) -> tuple[Any, Callable[..., Any]]:
 def proximal_gradient(fit: Fit) -> Call:
     """jaxopt's ProximalGradient with its own acceleration, the samples scaled to curvature 1."""
     solve, _ = _solver(fit, _proximal(fit))
-    return loosest(fit, solve, 5, 1.25)
+    return loosest(fit, solve, 1, 1.25)
 
 
 def lbfgs(fit: Fit) -> Call:
@@ -147,7 +147,7 @@ def implicit_gradient(fit: Fit, seed: Tensor) -> Call:
     """The gradient in z of <seed, W>, by jaxopt's implicit differentiation of the fixed point."""
     one = _proximal(fit)
     solve, data = _solver(fit, one)
-    count = int(loosest_setting(fit, solve, 5, 1.25))
+    count = int(loosest_setting(fit, solve, 1, 1.25))
     import jax
 
     def functional(z: Any, y: Any, l1: Any, group: Any, ridge: Any, start: Any, s: Any) -> Any:
