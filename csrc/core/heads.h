@@ -6,9 +6,18 @@
 
 SPARSEDIS_BEGIN
 
+// What tasks with one design have in common.
+template <typename Real>
+struct SharedDesign {
+  bool same = false;           // samples and their weights, in every task
+  bool one_ridge = false;      // every task has the ridge of the first, too
+  const Real* gram = nullptr;  // of all features, or null
+};
+
 template <typename Real>
 struct HeadWork {
   Task<Real> task;
+  bool loaded = false, finite = false;  // the design that all tasks share, in `task`
   SpdSystem<Real> ridge;
   SparseWork<Real> sparse;
   CurvedWork<Real> curved;
@@ -71,14 +80,22 @@ inline double solve_curved_head(const TaskInput<Real>& in, const Real* init, dou
   return solve_curved(solve, init, max_iter);
 }
 
-// Solves task t, whose samples are `in`. `init` is (M, C) or null, `all_features` the Gram matrix
-// of a design that all tasks share, or null.
+// Loads the task, and its design only where it is not the one before's.
+template <typename Real>
+inline bool load_head(const TaskInput<Real>& in, bool shares_design, HeadWork<Real>& work) {
+  if (!work.loaded) work.finite = load_design(in, work.task);
+  work.loaded = shares_design;
+  return work.finite && load_targets(in, work.task);
+}
+
+// Solves task t, whose samples are `in`. `init` is (M, C) or null.
 template <typename Real>
 inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty, int64_t t,
-                     const Real* init, double tol, int64_t max_iter, const Real* all_features,
-                     HeadWork<Real>& work, const HeadOutput<Real>& out) {
+                     const Real* init, double tol, int64_t max_iter,
+                     const SharedDesign<Real>& design, HeadWork<Real>& work,
+                     const HeadOutput<Real>& out) {
   Task<Real>& task = work.task;
-  const bool finite = load_task(in, task) && load_penalty(penalty, t, task) &&
+  const bool finite = load_head(in, design.same, work) && load_penalty(penalty, t, task) &&
                       (init == nullptr || all_finite(init, in.M * in.C));
   if (!finite) {
     write_nothing(in, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
@@ -93,17 +110,16 @@ inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty
   Real* W = work.sparse.W.reserve(task.C * task.ld);
   if (task.loss != kSquared) {
     work.sparse.steps = 0;
-    gap = solve_curved_head(in, init, tol, max_iter, all_features, work);
+    gap = solve_curved_head(in, init, tol, max_iter, design.gram, work);
     steps = work.sparse.steps;
   } else if (task.target2 == 0) {
     std::fill_n(W, task.C * task.ld, Real(0));
   } else if (task.sparse) {
-    gap = solve_sparse(task, init, tol, max_iter, all_features, work.sparse);
+    gap = solve_sparse(task, init, tol, max_iter, design.gram, work.sparse);
     steps = work.sparse.steps;
   } else {
-    const auto solve = task.n >= task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
-    const double zero = 0.5 * task.target2;
-    gap = solve(task, work.ridge, tol * zero, W, &steps) / zero;
+    gap = solve_ridge(task, work.ridge, tol, W, &steps);
+    work.ridge.factored = design.same && design.one_ridge;
   }
   write_head(task, work.sparse.W.get(), out);
   if (task.loss != kSquared)

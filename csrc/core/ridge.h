@@ -15,7 +15,8 @@ struct SpdSystem {
   Buffer<Real> K, U;                // (N, ld)
   Buffer<Real> rhs, x, e, product;  // (C, ld)
   Buffer<double> product64;
-  Buffer<Real> At;  // rows as columns, of the dual
+  Buffer<Real> At;        // rows as columns, of the dual
+  bool factored = false;  // K and U are those of the next system, too
 
   void shape(int64_t unknowns, int64_t outputs) {
     N = unknowns, C = outputs, ld = padded<Real>(unknowns);
@@ -55,7 +56,7 @@ inline void system_residual(SpdSystem<Real>& s) {
 // Solves to gap(e) <= target, where `gap` measures a residual; returns the gap reached.
 template <typename Real, typename Gap>
 inline double solve_system(SpdSystem<Real>& s, double target, Gap gap, int64_t* steps) {
-  factor(s);
+  if (!s.factored) factor(s);
   std::fill_n(s.x.get(), s.C * s.ld, Real(0));
   std::copy_n(s.rhs.get(), s.C * s.ld, s.e.get());
   double reached = std::numeric_limits<double>::infinity();
@@ -93,8 +94,10 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
   const int64_t M = task.M, C = task.C;
   const Real* ridge = task.penalty.ridge;
   s.shape(M, C);
-  gram_columns(task.A.get(), task.n, task.ld, 0, M, s.K.get(), s.ld);
-  for (int64_t j = 0; j < M; ++j) s.K.get()[j * s.ld + j] += ridge[j];
+  if (!s.factored) {
+    gram_columns(task.A.get(), task.n, task.ld, 0, M, s.K.get(), s.ld);
+    for (int64_t j = 0; j < M; ++j) s.K.get()[j * s.ld + j] += ridge[j];
+  }
   multiply(task.B.get(), C, task.lds, task.n, task.A.get(), task.ld, task.ld, s.rhs.get(), s.ld);
   const auto gap = [&](const Real* e) {
     double sum = 0;
@@ -119,8 +122,10 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
   Real* scale = task.ridge.get();
   for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
   s.shape(n, C);
-  gram_of_rows(task.A.get(), n, task.ld, task.M, scale, s);
-  for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
+  if (!s.factored) {
+    gram_of_rows(task.A.get(), n, task.ld, task.M, scale, s);
+    for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
+  }
   for (int64_t c = 0; c < C; ++c)
     std::copy_n(task.B.get() + c * task.lds, n, s.rhs.get() + c * s.ld);
   const auto gap = [&](const Real* e) {
@@ -139,6 +144,15 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j) W[c * task.ld + j] *= scale[j] * scale[j];
   return reached;
+}
+
+// The gap relative to that of W = 0, which it reaches by the smaller side.
+template <typename Real>
+inline double solve_ridge(Task<Real>& task, SpdSystem<Real>& s, double tol, Real* W,
+                          int64_t* steps) {
+  const auto solve = task.n >= task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
+  const double zero = 0.5 * task.target2;
+  return solve(task, s, tol * zero, W, steps) / zero;
 }
 
 SPARSEDIS_END

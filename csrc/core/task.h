@@ -84,6 +84,7 @@ inline void weighted_mean(const Real* x, const double* p, int64_t n, int64_t wid
   constexpr int64_t block = 4 * Simd<double>::kLanes;
   int64_t j = 0;
   for (; j + block <= width; j += block) add_columns(j, std::integral_constant<int, block>());
+  for (; j + 4 <= width; j += 4) add_columns(j, std::integral_constant<int, 4>());
   for (; j < width; ++j) add_columns(j, std::integral_constant<int, 1>());
 }
 
@@ -124,28 +125,40 @@ inline bool takes_all(const TaskInput<Real>& in) {
   return true;
 }
 
-// Fills A, B and the means; false where the task's data are not finite, a weight is negative or the
-// loss does not take a target.
+// Fills A, p and zbar; false where z is not finite or a weight is negative.
 template <typename Real, typename Compute>
-inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
+inline bool load_design(const TaskInput<Real>& in, Task<Compute>& task) {
   task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
   task.lds = padded<float>(in.n);  // whole tiles of float are whole tiles of double
   task.loss = in.loss;
   double* zbar = task.zbar.reserve(in.M);
-  double* ybar = task.ybar.reserve(in.C);
   Compute* A = task.A.reserve(in.n * task.ld);
-  if (!all_finite(in.y, in.n * in.C) || !normalise_weights(in, task) || !takes_all(in))
-    return false;
+  if (!normalise_weights(in, task)) return false;
   const double* p = task.p.get();
   weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
   // What is not finite in z is not in its means either, where there are some.
   const bool meant = in.fit_intercept && task.total_weight > 0;
   if (meant ? !all_finite(zbar, in.M) : !all_finite(in.z, in.n * in.M)) return false;
-  weighted_mean(in.y, p, in.n, in.C, in.fit_intercept && in.loss == kSquared, ybar);
   centre(in.z, p, zbar, in.n, in.M, task.ld, A);
+  return true;
+}
+
+// Fills B and ybar of a task whose design is loaded; false where y is not finite or the loss does
+// not take a target.
+template <typename Real, typename Compute>
+inline bool load_targets(const TaskInput<Real>& in, Task<Compute>& task) {
+  task.C = in.C;
+  double* ybar = task.ybar.reserve(in.C);
+  if (!all_finite(in.y, in.n * in.C) || !takes_all(in)) return false;
+  weighted_mean(in.y, task.p.get(), in.n, in.C, in.fit_intercept && in.loss == kSquared, ybar);
   centre_targets(in, task);
   task.target2 = sum_of_squares(task.B.get(), in.C * task.lds);
   return true;
+}
+
+template <typename Real, typename Compute>
+inline bool load_task(const TaskInput<Real>& in, Task<Compute>& task) {
+  return load_design(in, task) && load_targets(in, task);
 }
 
 // Sum of squares of column j of A.

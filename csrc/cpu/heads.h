@@ -33,30 +33,38 @@ int64_t task_size(const SamplesArgs<Real>& s) {
   return n * s.M * s.C;
 }
 
-// The Gram matrix of a design that all tasks share, where they weigh its samples alike.
+// What the tasks of a batch have in common. The Gram matrix is worked out once; a worker factors
+// the system of ridge heads for its first task.
 template <typename Real>
-struct SharedGram {
-  Buffer<Real> G;
-  const Real* matrix = nullptr;
+class Common {
+ public:
+  SharedDesign<Real> design;
 
-  SharedGram(const SamplesArgs<Real>& s) {
-    if (!s.one_design || (s.sample_weight && s.weight_per_task) || s.T == 0 || s.n == 0) return;
+  explicit Common(const HeadsArgs<Real>& a) {
+    const SamplesArgs<Real>& s = a.samples;
+    design.same = s.one_design && !(s.sample_weight && s.weight_per_task);
+    design.one_ridge = !a.penalty.ridge.data || a.penalty.ridge.task_stride == 0;
     Task<Real> task;
-    if (!load_task(task_input(s, 0), task)) return;
-    matrix = G.reserve((task.M + Simd<Real>::kTile) * task.ld);
-    gram_columns(task.A.get(), task.n, task.ld, 0, task.M, G.get(), task.ld);
+    if (!design.same || s.T == 0 || s.n == 0 || !load_design(task_input(s, 0), task) ||
+        !load_penalty(a.penalty, 0, task) || (s.loss == kSquared && !task.sparse))
+      return;
+    design.gram = gram_.reserve((s.M + Simd<Real>::kTile) * task.ld);
+    gram_columns(task.A.get(), s.n, task.ld, 0, s.M, gram_.get(), task.ld);
   }
+
+ private:
+  Buffer<Real> gram_;
 };
 
 template <typename Real>
 void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   const SamplesArgs<Real>& s = a.samples;
-  const SharedGram<Real> gram(s);
+  const Common<Real> common(a);
   for_each_task<HeadWork<Real>>(run, s.T, task_size(s), [&](int64_t t, HeadWork<Real>& work) {
     const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t, a.n_iter + t,
                                a.status + t};
     fit_head(task_input(s, t), a.penalty, t, a.init ? a.init + t * s.M * s.C : nullptr, a.tol,
-             a.max_iter, gram.matrix, work, out);
+             a.max_iter, common.design, work, out);
   });
 }
 

@@ -338,6 +338,22 @@ def test_bitwise_independent_of_the_batch(kind, layout):
         assert torch.equal(alone.bias[0], together.bias[t])
 
 
+@pytest.mark.parametrize("kind", [kind for kind, p in HEAD_PENALTIES.items() if not p.shared])
+def test_a_shared_factor_leaves_every_task_as_it_is_alone(kind):
+    """Of those on one design; a bad task does not spoil what the next ones take from it."""
+    samples = one_design(6, 14, 9, 2)
+    penalty = scaled_penalty(samples, HEAD_PENALTIES[kind])
+    together = fit(samples, penalty)
+    y = samples.y.clone()
+    y[1, 3, 0] = torch.nan
+    spoilt = sk.fit_heads(samples.z, y, penalty, on_error="flag")
+    for t in (0, 2, 5):
+        alone = sk.fit_heads(samples.z, samples.y[t : t + 1], penalty)
+        for fitted in (together, spoilt):
+            assert torch.equal(alone.weight[0], fitted.weight[t])
+            assert torch.equal(alone.bias[0], fitted.bias[t])
+
+
 @penalties
 @pytest.mark.parametrize("layout", LARGE_LAYOUTS)
 def test_bitwise_independent_of_the_number_of_threads(kind, layout):
