@@ -7,7 +7,7 @@
 // bias that answers U and grad_bias in the place of grad_bias, and take its answer from G.
 #pragma once
 
-#include "heads.h"
+#include "ridge_backward.h"
 
 SPARSEDIS_BEGIN
 
@@ -34,6 +34,7 @@ struct SampleExchange {
 
 template <typename Real>
 struct HeadBackwardWork {
+  RidgeBackwardWork<Real> ridge;
   Task<double> task;
   SupportSystem<double> system;
   SpdSystem<double> dual;
@@ -430,10 +431,48 @@ inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<R
   answer_adjoint(in, work);
 }
 
+// Whether ridge alone makes the heads, and only gradients are asked that `ridge_backward.h` writes.
+template <typename Real>
+inline bool is_plain_ridge(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
+                           const HeadGradient<Real>& out) {
+  const bool others = present(penalty.l1) || present(penalty.group) || present(penalty.shared) ||
+                      penalty.nonneg || out.l1 || out.group;
+  const bool weights = out.weight_sum || out.sample_weight;
+  return in.loss == kSquared && present(penalty.ridge) && !others && !weights;
+}
+
+// False where a feature has no ridge, which then moves with the samples.
+template <typename Real>
+inline bool fit_ridge_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
+                               int64_t t, const HeadGradient<Real>& out,
+                               RidgeBackwardWork<Real>& work) {
+  Task<Real>& task = work.task;
+  const bool finite =
+      load_task(in, task) && load_penalty(penalty, t, task) && all_finite(out.weight, in.M * in.C);
+  if (!finite || task.empty()) {
+    fill_gradients(in, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
+    return true;
+  }
+  if (std::any_of(task.floor.get(), task.floor.get() + in.M, [](double f) { return f > 0; }))
+    return false;
+  Buffer<Real> grad_bias(in.C);
+  for (int64_t c = 0; c < in.C; ++c)
+    grad_bias.get()[c] = in.fit_intercept ? out.grad_bias[c] : Real(0);
+  std::fill_n(work.scores.reserve(2 * in.C * task.lds), 2 * in.C * task.lds, Real(0));
+  load_heads(out.weight, out.grad_weight, grad_bias.get(), work);
+  in.n >= in.M ? solve_primal_adjoint(work) : solve_dual_adjoint(work);
+  mix_scores(grad_bias.get(), work);
+  write_ridge_gradients(static_cast<Real>(penalty.ridge.scale), out.z, out.z_sum, out.y, out.ridge,
+                        work);
+  return true;
+}
+
 template <typename Real>
 inline void fit_head_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                               int64_t t, const HeadGradient<Real>& out,
                               HeadBackwardWork<Real>& work) {
+  if (is_plain_ridge(in, penalty, out) && fit_ridge_backward(in, penalty, t, out, work.ridge))
+    return;
   if (!load_gradient(in, penalty, t, out, work)) return;
   in.loss == kSquared ? solve_adjoint(work) : solve_curved_adjoint(in, out, work);
   write_gradients(in, penalty, out, work);

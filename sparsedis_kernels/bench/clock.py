@@ -11,7 +11,7 @@ import torch
 
 from sparsedis_kernels.bench.case import Call
 
-SAMPLE = 1e-3  # seconds that a sample of the host's clock lasts at least
+SAMPLE = 1e-2  # seconds that a sample lasts at least: what the provider before left in caches is little then
 FLUSH = 256 * 2**20  # bytes that a CUDA sample zeroes first: beyond every L2 cache
 
 

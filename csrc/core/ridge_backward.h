@@ -1,0 +1,152 @@
+// The gradient of ridge heads that nothing else penalises, in the type of the data.
+//
+// With U = (A'A + D)^-1 G, G = grad_weight - zbar grad_bias', R = B - A W and V = A U, all rows of
+// outputs: grad_z_i = sqrt(p_i) R_i U - (sqrt(p_i) V_i + p_i grad_bias) W, grad_y_i = sqrt(p_i) V_i
+// + p_i grad_bias, grad_ridge_j = -<W_j, U_j>. With fewer samples than features R and V come from
+// the n x n system itself, K = A D^-1 A' + I: K R = B and K V = A D^-1 G, where differences of
+// products would cancel under a small ridge.
+#pragma once
+
+#include "heads.h"
+
+SPARSEDIS_BEGIN
+
+// What a task's gradient is written from.
+template <typename Real>
+struct RidgeBackwardWork {
+  Task<Real> task;
+  SpdSystem<Real> system;
+  Buffer<Real> heads, scores;  // [U; W] (2 C, ld), [R; V] (2 C, lds)
+  Buffer<Real> rows;           // of grad_z, before they are stored
+};
+
+// [G; W] into the rows of `heads`.
+template <typename Real>
+inline void load_heads(const Real* weight, const Real* grad_weight, const Real* grad_bias,
+                       RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  const int64_t C = task.C, ld = task.ld;
+  Real* heads = work.heads.reserve(2 * C * ld);
+  std::fill_n(heads, 2 * C * ld, Real(0));
+  transpose(grad_weight, C, task.M, C, heads, ld);
+  transpose(weight, C, task.M, C, heads + C * ld, ld);
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t j = 0; j < task.M && grad_bias[c] != 0; ++j)
+      heads[c * ld + j] -= static_cast<Real>(task.zbar.get()[j] * grad_bias[c]);
+}
+
+// Solves for the rows in system.rhs until their residual is that of rounding.
+template <typename Real>
+inline void solve_rows(SpdSystem<Real>& s) {
+  constexpr double near = 16.0 * std::numeric_limits<Real>::epsilon();
+  const auto norm2 = [&](const Real* rows) {
+    double sum = 0;
+    for (int64_t c = 0; c < s.C; ++c) sum += sum_of_squares(rows + c * s.ld, s.N);
+    return sum;
+  };
+  int64_t steps;
+  solve_system(s, near * near * norm2(s.rhs.get()), norm2, &steps);
+}
+
+// U, R and V by the M x M system.
+template <typename Real>
+inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  SpdSystem<Real>& s = work.system;
+  const int64_t C = task.C, lds = task.lds;
+  s.shape(task.M, C);
+  gram_columns(task.A.get(), task.n, task.ld, 0, task.M, s.K.get(), s.ld);
+  for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
+  std::copy_n(work.heads.get(), C * s.ld, s.rhs.get());
+  solve_rows(s);
+  std::copy_n(s.x.get(), C * s.ld, work.heads.get());
+  Real *At = s.At.reserve(task.M * lds), *scores = work.scores.get();
+  std::fill_n(At, task.M * lds, Real(0));
+  transpose(task.A.get(), task.ld, task.n, task.M, At, lds);
+  multiply(work.heads.get() + C * task.ld, C, task.ld, task.M, At, lds, lds, scores, lds);
+  multiply(work.heads.get(), C, task.ld, task.M, At, lds, lds, scores + C * lds, lds);
+  for (int64_t i = 0; i < C * lds; ++i) scores[i] = task.B.get()[i] - scores[i];
+}
+
+// The same by the n x n system.
+template <typename Real>
+inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
+  Task<Real>& task = work.task;
+  SpdSystem<Real>& s = work.system;
+  const int64_t C = task.C, ld = task.ld, lds = task.lds;
+  Real *scale = task.ridge.get(), *U = work.heads.get(), *scores = work.scores.get();
+  for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
+  s.shape(task.n, 2 * C);
+  gram_of_rows(task.A.get(), task.n, ld, task.M, scale, s);
+  for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
+  for (int64_t c = 0; c < C; ++c) {
+    std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j) U[c * ld + j] *= scale[j];
+  }
+  multiply(U, C, ld, task.M, s.At.get(), s.ld, s.ld, s.rhs.get() + C * s.ld, s.ld);
+  solve_rows(s);
+  for (int64_t c = 0; c < 2 * C; ++c) std::copy_n(s.x.get() + c * s.ld, task.n, scores + c * lds);
+  Real* pulled = work.rows.reserve(C * ld);
+  multiply(scores + C * lds, C, lds, task.n, task.A.get(), ld, ld, pulled, ld);
+  for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j)
+      U[c * ld + j] = scale[j] * (U[c * ld + j] - scale[j] * pulled[c * ld + j]);
+}
+
+// [sqrt(p) R; -(sqrt(p) V + p grad_bias)] in place of the scores.
+template <typename Real>
+inline void mix_scores(const Real* grad_bias, RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  const int64_t C = task.C, lds = task.lds;
+  const double* p = task.p.get();
+  for (int64_t c = 0; c < C; ++c) {
+    Real *R = work.scores.get() + c * lds, *V = R + C * lds;
+#pragma omp simd
+    for (int64_t i = 0; i < task.n; ++i) {
+      const double root = std::sqrt(p[i]);
+      R[i] = static_cast<Real>(root * R[i]);
+      V[i] = static_cast<Real>(-root * V[i] - p[i] * grad_bias[c]);
+    }
+  }
+}
+
+// grad_z = scores' heads, four samples at a time: stored, or added where tasks share the samples.
+template <typename Real>
+inline void write_features(RidgeBackwardWork<Real>& work, Real* z, double* z_sum) {
+  const Task<Real>& task = work.task;
+  const int64_t ld = task.ld, K = 2 * task.C;
+  Real* rows = work.rows.reserve(4 * ld);
+  for (int64_t i = 0; i < task.n; i += 4) {  // the scores have room for whole tiles of samples
+    for (int64_t b = 0; b < ld; b += Simd<Real>::kTile) {
+      Tile<4, Real> tile;
+      tile.clear();
+      tile.accumulate(work.scores.get() + i, task.lds, 1, work.heads.get() + b, ld, K);
+      tile.store(rows + b, ld);
+    }
+    for (int64_t r = 0; r < 4 && i + r < task.n; ++r) {
+      const int64_t at = (i + r) * task.M;
+      if (z) std::copy_n(rows + r * ld, task.M, z + at);
+      for (int64_t j = 0; j < task.M && z_sum; ++j) z_sum[at + j] += rows[r * ld + j];
+    }
+  }
+}
+
+template <typename Real>
+inline void write_ridge_gradients(Real scale, Real* z, double* z_sum, Real* y, Real* ridge,
+                                  RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  const int64_t C = task.C, ld = task.ld;
+  const Real *U = work.heads.get(), *W = U + C * ld, *V = work.scores.get() + C * task.lds;
+  if (z || z_sum) write_features(work, z, z_sum);
+  for (int64_t i = 0; i < task.n && y; ++i)
+    for (int64_t c = 0; c < C; ++c) y[i * C + c] = -V[c * task.lds + i];
+  for (int64_t j = 0; j < task.M && ridge; ++j) {
+    double along = 0;
+    for (int64_t c = 0; c < C; ++c) along += static_cast<double>(W[c * ld + j]) * U[c * ld + j];
+    ridge[j] = static_cast<Real>(-scale * along);
+  }
+}
+
+SPARSEDIS_END
