@@ -7,7 +7,7 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kSlab = kGroups;  // features that are solved together, by eights
+constexpr int64_t kSlab = 64;  // features that are solved together, by eights
 
 // Whether the shared level only scales features, for lack of anything that differs inside them.
 template <typename Real>

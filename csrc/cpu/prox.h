@@ -54,10 +54,11 @@ void prox_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end, Update upd
 // `make_update` gives each its own `update`.
 template <typename Real, typename MakeUpdate>
 void prox_blocks(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_update) {
-  const int64_t groups = a.T * a.M, block = kGroups * std::max<int64_t>(a.C, 1);
-  parallel_for(run, (groups + kGroups - 1) / kGroups, kParallelElements / block,
+  const int64_t groups = a.T * a.M, block = groups_of(a.C);
+  parallel_for(run, (groups + block - 1) / block,
+               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
                [&](int64_t begin, int64_t end) {
-                 prox_groups(a, begin * kGroups, std::min(groups, end * kGroups), make_update());
+                 prox_groups(a, begin * block, std::min(groups, end * block), make_update());
                });
 }
 

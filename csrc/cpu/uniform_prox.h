@@ -13,7 +13,8 @@
 SPARSEDIS_BEGIN
 
 constexpr int64_t kLongGroup = 128;           // entries from which a group is taken alone
-constexpr int64_t kGroups = 64;               // taken at a time where they are short
+constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
+constexpr int64_t kEntries = 1024;            // and about how many entries they have
 constexpr int64_t kAhead = 8;                 // tasks by which a slab is fetched early
 constexpr int64_t kSlabBytes = 16 * 1048576;  // of features over all tasks, to stay in cache
 
@@ -33,14 +34,36 @@ struct Levels {
   bool entries, groups, tiny;  // thresholded by entries, by groups; by next to nothing
 
   void load(const PenaltyArgs<Real>& p, int64_t M, int64_t C, int64_t index, int64_t count) {
-    entries = p.nonneg, groups = tiny = false;
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t t = (index + k) / M, m = (index + k) % M;
-      l1[k] = at(p.l1, t, m), group[k] = at(p.group, t, m), ridge[k] = at(p.ridge, t, m);
-      if (C == 1) l1[k] += group[k], group[k] = 0;  // an entry has both thresholds at once
-      low[k] = p.nonneg ? -std::numeric_limits<Real>::infinity() : -l1[k];
-      entries |= l1[k] > 0, groups |= group[k] > 0;
-      tiny |= group[k] > 0 && group[k] < kLeastStrength<Real>;
+    fill(p.l1, M, index, count, l1);
+    fill(p.group, M, index, count, group);
+    fill(p.ridge, M, index, count, ridge);
+    using E = Eight<Real>;
+    const typename E::Vector zero{}, lowest = zero - std::numeric_limits<Real>::infinity();
+    typename E::Mask some{}, grouped{}, faint{};
+    for (int64_t k = 0; k < count; k += 8) {
+      typename E::Vector &high = E::at(l1 + k), &level = E::at(group + k);
+      if (C == 1) high += level, level = zero;  // an entry has both thresholds at once
+      E::at(low + k) = p.nonneg ? lowest : -high;
+      some |= high > zero, grouped |= level > zero;
+      faint |= (level > zero) & (level < kLeastStrength<Real>);
+    }
+    entries = p.nonneg || E::any(some), groups = E::any(grouped), tiny = E::any(faint);
+  }
+
+ private:
+  // A strength of consecutive groups, which lie in whole rows of features, then 0 to a whole eight.
+  static void fill(const Strength<Real>& s, int64_t M, int64_t index, int64_t count, Real* out) {
+    const Real scale = static_cast<Real>(s.scale);
+    std::fill(out + count, out + (count + 7) / 8 * 8, Real(0));
+    if (!s.data) return static_cast<void>(std::fill_n(out, count, scale));
+    for (int64_t k = 0; k < count;) {
+      const int64_t t = (index + k) / M, m = (index + k) % M, run = std::min(count - k, M - m);
+      const Real* row = s.data + t * s.task_stride + m * s.feature_stride;
+      if (s.feature_stride == 1)
+        for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i];
+      else
+        for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i * s.feature_stride];
+      k += run;
     }
   }
 };
@@ -212,6 +235,11 @@ Real kept(Real norm, Real group) {
   return group == 0 ? Real(1) : share;
 }
 
+// How many groups of C are taken at a time: eights that stay in the nearest cache.
+inline int64_t groups_of(int64_t C) {
+  return std::clamp<int64_t>(kEntries / std::max<int64_t>(C, 1) / 8 * 8, 8, kGroups);
+}
+
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.
 template <typename Real>
 struct Groups {
@@ -221,9 +249,9 @@ struct Groups {
   int64_t step;
 
   explicit Groups(const ProxArgs<Real>& args)
-      : a(args), layout(args.C), step(args.C < kLongGroup ? kGroups : 1) {
+      : a(args), layout(args.C), step(args.C < kLongGroup ? groups_of(args.C) : 1) {
     levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
-    if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, kGroups);
+    if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, step);
   }
 
   // Calls body(index, groups) for the groups [begin, end), a few at a time.
@@ -264,12 +292,18 @@ struct Groups {
     }
   }
   void prox(int64_t index, int64_t groups) const {
+    if (a.C == 1) return prox_entries(a.v + index, groups, a.x + index);
     Real norm[kGroups], factor[kGroups];
     std::fill_n(factor, groups, Real(1));
     if (levels.groups) norms_and_shares(index, groups, norm, factor);
 #pragma omp simd
     for (int64_t k = 0; k < groups; ++k) factor[k] /= 1 + levels.ridge[k];
     scale(index, groups, factor);
+  }
+  void prox_entries(const Real* v, int64_t count, Real* x) const {
+#pragma omp simd
+    for (int64_t k = 0; k < count; ++k)
+      x[k] = shrunk<true>(v[k], levels.low[k], levels.l1[k]) / (1 + levels.ridge[k]);
   }
   void scale(int64_t index, int64_t groups, const Real* factor) const {
     const Real* v = a.v + index * a.C;
