@@ -33,10 +33,10 @@ struct Eight {
   }
 
   static void root(const Vector& x, Vector& out) {
-    const Real* squares = reinterpret_cast<const Real*>(&x);
+    out = x;
     Real* roots = reinterpret_cast<Real*>(&out);
 #pragma omp simd
-    for (int i = 0; i < 8; ++i) roots[i] = std::sqrt(squares[i]);
+    for (int i = 0; i < 8; ++i) roots[i] = std::sqrt(roots[i]);
   }
 
   static bool any(const Mask& mask) {
