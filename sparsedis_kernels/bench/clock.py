@@ -11,7 +11,7 @@ import torch
 
 from sparsedis_kernels.bench.case import Call
 
-SAMPLE = 1e-2  # seconds that a sample lasts at least: what the provider before left in caches is little then
+SAMPLE = 1e-2  # seconds of a sample at least: caches as another provider left them count little
 FLUSH = 256 * 2**20  # bytes that a CUDA sample zeroes first: beyond every L2 cache
 
 
@@ -29,7 +29,7 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """Wall time; a sample repeats a short call until it lasts a millisecond."""
+    """Wall time; a sample repeats a short call until it lasts `SAMPLE`."""
 
     def __init__(self) -> None:
         self._repeats: dict[str, int] = {}
