@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "coupled_backward.h"
+#include "prox_backward.h"
 #include "prox_step.h"
 #include "reductions.h"
 

@@ -77,6 +77,15 @@ void solve_irregular(const Levels<Real>& at, int64_t k, const Real* v, const Rea
   solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
 }
 
+// The first entry of `count` groups of C; a constant number of lanes is not filled through memory.
+template <typename Real>
+void gather(const Real* x, int64_t C, int64_t count, typename Eight<Real>::Vector& out) {
+  if (count == 8)
+    for (int k = 0; k < 8; ++k) out[k] = x[k * C];
+  else
+    for (int64_t k = 0; k < count; ++k) out[k] = x[k * C];
+}
+
 // Eight groups as columns: entry c of group k at [8 c + k].
 template <typename Real>
 struct Columns {
@@ -91,20 +100,13 @@ struct Columns {
     const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
     for (int64_t c = 0; c < C; ++c) {
       Vector d = Vector{} + 1, w{};
-      gather(v + c, count, w);
-      if (metric) gather(metric + c, count, d);
+      gather(v + c, C, count, w);
+      if (metric) gather(metric + c, C, count, d);
       w *= d;
       shrink(w, low, high);
       E::at(u + 8 * c) = w;
       E::at(curvature + 8 * c) = d + ridge;
     }
-  }
-  // Entry 0 of `count` groups; a constant number of lanes is not filled through memory.
-  void gather(const Real* x, int64_t count, Vector& out) const {
-    if (count == 8)
-      for (int k = 0; k < 8; ++k) out[k] = x[k * C];
-    else
-      for (int64_t k = 0; k < count; ++k) out[k] = x[k * C];
   }
   // ||u||^2, sum u^2 D and the largest D.
   void measure(Vector& square, Vector& weighted, Vector& largest) const {

@@ -1,0 +1,357 @@
+// The backward of the prox over (T, M, C) arrays: A y = grad on the support of x, with A as in
+// core/prox_backward.h, and from y every gradient.
+//
+// Groups are solved by eights, one in each lane, long ones with their entries across lanes, and in
+// double by core/prox_backward.h where squares may leave the range of `Real`.
+#pragma once
+
+#include "../core/prox_backward.h"
+#include "prox.h"
+
+SPARSEDIS_BEGIN
+
+// Sums over a group's entries that gradients of strengths need: of sign(x) y and of x y.
+struct Along {
+  double sign, x;
+};
+
+template <typename Real>
+void write_strengths(const ProxBackwardArgs<Real>& a, int64_t index, double inverse_norm,
+                     const Along& along) {
+  const PenaltyArgs<Real>& p = a.penalty;
+  if (a.grad_l1) a.grad_l1[index] = static_cast<Real>(-p.l1.scale * along.sign);
+  if (a.grad_group)
+    a.grad_group[index] = static_cast<Real>(-p.group.scale * along.x * inverse_norm);
+  if (a.grad_ridge) a.grad_ridge[index] = static_cast<Real>(-p.ridge.scale * along.x);
+}
+
+// Gradients of v and the metric from `y(c)`, the entries of y; the sums where something needs them.
+template <typename Real, typename Y>
+Along write_entries(const ProxBackwardArgs<Real>& a, int64_t offset, Y y) {
+  const Real* x = a.x + offset;
+  const Real* d = a.metric ? a.metric + offset : nullptr;
+  double sign = 0, product = 0;
+  if (a.grad_v)
+#pragma omp simd
+    for (int64_t c = 0; c < a.C; ++c) a.grad_v[offset + c] = (d ? d[c] : Real(1)) * y(c);
+  if (a.grad_metric)
+#pragma omp simd
+    for (int64_t c = 0; c < a.C; ++c) a.grad_metric[offset + c] = (a.v[offset + c] - x[c]) * y(c);
+  if (a.grad_l1 || a.grad_group || a.grad_shared || a.grad_ridge)
+    for (int64_t c = 0; c < a.C; ++c) {
+      const double u = y(c);
+      sign += x[c] > 0 ? u : (x[c] < 0 ? -u : 0.0);
+      product += x[c] * u;
+    }
+  return {sign, product};
+}
+
+// Whether squares of a norm keep their precision in `Real`.
+template <typename Real>
+bool is_regular(Real square) {
+  return square > kLeastSquare<Real> && square < kMostSquare<Real>;
+}
+
+// Eight groups of a solution and the right side they are solved for, entry c of group k at [8 c +
+// k].
+template <typename Real>
+struct SolvedColumns {
+  using E = Eight<Real>;
+  using Vector = typename E::Vector;
+  using Mask = typename E::Mask;
+  int64_t C;
+  Buffer<Real> storage{24 * C};
+  Real *x = storage.get(), *y = x + 8 * C, *D = y + 8 * C;
+  Vector square, norm, inverse, k;  // ||x||^2, ||x||, 1/||x|| or 0, group/||x||
+  Mask some, irregular, loose;      // entries that are not 0; entries that are move where `loose`
+
+  void load(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count, const Levels<Real>& at,
+            int64_t k0) {
+    const Vector ridge = E::at(at.ridge + k0), zero{};
+    square = zero, some = Mask{};
+    for (int64_t c = 0; c < C; ++c) {
+      Vector u{}, b{}, d = zero + 1;
+      gather(a.x + offset + c, C, count, u);
+      gather(a.grad + offset + c, C, count, b);
+      if (a.metric) gather(a.metric + offset + c, C, count, d);
+      E::at(x + 8 * c) = u, E::at(y + 8 * c) = b, E::at(D + 8 * c) = d + ridge;
+      square += u * u, some |= u != zero;
+    }
+    E::root(square, norm);
+    irregular = some & ~((square > kLeastSquare<Real>)&(square < kMostSquare<Real>));
+    inverse = some ? 1 / norm : zero;
+    k = E::at(at.group + k0) * inverse;
+    loose = (some | (E::at(at.group + k0) == zero)) & (E::at(at.low + k0) == zero);
+  }
+  // xh.(y/a), xh.(D xh / a), xh.((D + kappa) xh / a) and xh.(xh / a), a = D + k + kappa.
+  void sums(const Vector& kappa, Vector& projection, Vector& slope, Vector& denominator,
+            Vector& weight) const {
+    projection = slope = denominator = weight = Vector{};
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector u = E::at(x + 8 * c) * inverse, d = E::at(D + 8 * c), s = u / (d + k + kappa);
+      projection += s * E::at(y + 8 * c);
+      slope += s * u * d, denominator += s * u * (d + kappa), weight += s * u;
+    }
+  }
+  // y = B^-1 (y + lift x) on the support, 0 off it.
+  void solve(const Vector& kappa, const Vector& lift, const Mask& moving) {
+    Vector projection, slope, denominator, weight;
+    const Vector zero{};
+    for (int64_t c = 0; c < C; ++c) E::at(y + 8 * c) += lift * E::at(x + 8 * c);
+    sums(kappa, projection, slope, denominator, weight);
+    const Vector along = k == zero ? zero : k * projection / denominator * inverse;
+    const Mask free = moving & loose;
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector u = E::at(x + 8 * c);
+      const Vector solved = (E::at(y + 8 * c) + along * u) / (E::at(D + 8 * c) + k + kappa);
+      E::at(y + 8 * c) = (u != zero) | free ? solved : zero;
+    }
+  }
+};
+
+// How the shared level enters a group: kappa, and the part of x that its feature adds to grad.
+struct Coupling {
+  double kappa = 0, lift = 0;
+  bool feature_live = true;
+};
+
+template <typename Real>
+SolvedGroup<Real> solved_at(const ProxBackwardArgs<Real>& a, int64_t offset, const Levels<Real>& at,
+                            int64_t k, const Coupling& coupling) {
+  const Real* metric = a.metric ? a.metric + offset : nullptr;
+  const Group<Real> g = group_of(at, k, static_cast<const Real*>(nullptr), metric, a.C);
+  return solved_group(g, a.x + offset, coupling.kappa, coupling.feature_live);
+}
+
+// The group at `offset`, the k-th of `at`, in double; returns <x, y>.
+template <typename Real>
+double write_irregular(const ProxBackwardArgs<Real>& a, int64_t offset, const Levels<Real>& at,
+                       int64_t k, const Coupling& coupling) {
+  const SolvedGroup<Real> s = solved_at(a, offset, at, k, coupling);
+  Buffer<Real> buffer(a.C);
+  Real* y = buffer.get();
+  solve_group_backward(s, a.grad + offset, coupling.lift, y);
+  const Along along = write_entries(a, offset, [y](int64_t c) { return y[c]; });
+  write_strengths(a, offset / a.C, s.inverse_norm, along);
+  return along.x;
+}
+
+// A group whose entries lie across lanes, without the shared level.
+template <typename Real>
+void write_long(const ProxBackwardArgs<Real>& a, int64_t offset, const Levels<Real>& at) {
+  const Real *x = a.x + offset, *b = a.grad + offset;
+  const Real* metric = a.metric ? a.metric + offset : nullptr;
+  const Real ridge = at.ridge[0], group = at.group[0];
+  const auto D = [=](int64_t c) { return (metric ? metric[c] : Real(1)) + ridge; };
+  double square[1], sums[2];
+  sum_blocks<Real>(a.C, square, [=](int64_t c, Real(&q)[1]) { q[0] = x[c] * x[c]; });
+  const bool some = std::any_of(x, x + a.C, [](Real u) { return u != 0; });
+  if (some && !is_regular(Real(square[0])))
+    return static_cast<void>(write_irregular(a, offset, at, 0, Coupling{}));
+  const Real inverse = some ? static_cast<Real>(1 / std::sqrt(square[0])) : Real(0);
+  const Real k = group * inverse;
+  sum_blocks<Real>(a.C, sums, [=](int64_t c, Real(&q)[2]) {
+    const Real u = x[c] * inverse, s = u / (D(c) + k);
+    q[0] = s * b[c], q[1] = s * u * D(c);
+  });
+  const Real along = k == 0 ? Real(0) : static_cast<Real>(k * sums[0] / sums[1]) * inverse;
+  const bool free = (some || group == 0) && at.low[0] == 0;
+  const auto y = [=](int64_t c) {
+    const Real solved = (b[c] + along * x[c]) / (D(c) + k);
+    return (x[c] != 0) | free ? solved : Real(0);
+  };
+  write_strengths(a, offset / a.C, inverse, write_entries(a, offset, y));
+}
+
+// Every gradient of the groups in the columns, the k-th at offset + k C and the (k0 + k)-th of
+// `at`; calls body(k, <x, y>) for each. `coupling(k)` is asked of those that take doubles.
+template <typename Real, typename Couples, typename F>
+void write_columns(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count,
+                   const Levels<Real>& at, int64_t k0, const SolvedColumns<Real>& columns,
+                   Couples coupling, F body) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t from = offset + k * a.C;
+    if (columns.irregular[k]) {
+      body(k, write_irregular(a, from, at, k0 + k, coupling(k)));
+      continue;
+    }
+    const Real* y = columns.y + k;
+    const Along along = write_entries(a, from, [y](int64_t c) { return y[8 * c]; });
+    write_strengths(a, from / a.C, columns.inverse[k], along);
+    body(k, along.x);
+  }
+}
+
+// Groups of one entry, from the first at `index`, where l1 and group are one threshold.
+template <typename Real>
+void write_singles(const ProxBackwardArgs<Real>& a, int64_t index, int64_t count,
+                   const Levels<Real>& at) {
+  Real y[kGroups];
+  const Real *x = a.x + index, *b = a.grad + index;
+  const Real* metric = a.metric ? a.metric + index : nullptr;
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) {
+    const Real solved = b[k] / ((metric ? metric[k] : Real(1)) + at.ridge[k]);
+    y[k] = (x[k] != 0) | (at.low[k] == 0) ? solved : Real(0);
+  }
+  const auto write = [&](Real* out, auto value) {
+    if (!out) return;
+#pragma omp simd
+    for (int64_t k = 0; k < count; ++k) out[index + k] = static_cast<Real>(value(k) * y[k]);
+  };
+  const auto sign = [&](int64_t k) { return x[k] > 0 ? Real(1) : (x[k] < 0 ? Real(-1) : Real(0)); };
+  const PenaltyArgs<Real>& p = a.penalty;
+  write(a.grad_v, [&](int64_t k) { return metric ? metric[k] : Real(1); });
+  write(a.grad_metric, [&](int64_t k) { return a.v[index + k] - x[k]; });
+  write(a.grad_l1, [&](int64_t k) { return -p.l1.scale * sign(k); });
+  write(a.grad_group, [&](int64_t k) { return -p.group.scale * sign(k); });
+  write(a.grad_ridge, [&](int64_t k) { return -p.ridge.scale * x[k]; });
+}
+
+// Groups [begin, end) without the shared level.
+template <typename Real>
+void prox_backward_groups(const ProxBackwardArgs<Real>& a, int64_t begin, int64_t end) {
+  using Vector = typename Eight<Real>::Vector;
+  using Mask = typename Eight<Real>::Mask;
+  const int64_t C = a.C, step = C < kLongGroup ? groups_of(C) : 1;
+  Levels<Real> levels;
+  SolvedColumns<Real> columns{C < kLongGroup ? C : 0};
+  for (int64_t i = begin; i < end; i += step) {
+    const int64_t groups = std::min(step, end - i);
+    levels.load(a.penalty, a.M, C, i, groups);
+    if (C >= kLongGroup) write_long(a, i * C, levels);
+    if (C == 1) write_singles(a, i, groups, levels);
+    for (int64_t k0 = 0; k0 < groups && C > 1 && C < kLongGroup; k0 += 8) {
+      const int64_t count = std::min<int64_t>(8, groups - k0), offset = (i + k0) * C;
+      columns.load(a, offset, count, levels, k0);
+      columns.solve(Vector{}, Vector{}, ~Mask{});
+      write_columns(
+          a, offset, count, levels, k0, columns, [](int64_t) { return Coupling{}; },
+          [](int64_t, double) {});
+    }
+  }
+}
+
+// Features [m0, m0 + width) over all tasks, which the shared level couples.
+template <typename Real>
+class FeatureAdjoint {
+  using E = Eight<Real>;
+  using Vector = typename E::Vector;
+  using Mask = typename E::Mask;
+
+ public:
+  FeatureAdjoint(const ProxBackwardArgs<Real>& args, int64_t m0, int64_t width)
+      : a(args), m0(m0), width(width) {}
+
+  void run() {
+    measure();
+    if (std::any_of(kappa, kappa + width, [](double k) { return k > 0; })) project();
+    write();
+    for (int64_t k = 0; k < width && a.grad_shared; ++k)
+      a.grad_shared[m0 + k] =
+          static_cast<Real>(theta[k] > 0 ? -a.penalty.shared.scale * x_y[k] / theta[k] : 0.0);
+  }
+
+ private:
+  const ProxBackwardArgs<Real>& a;
+  int64_t m0, width;
+  Levels<Real> levels;
+  SolvedColumns<Real> columns{a.C};
+  double theta[kSlab] = {}, kappa[kSlab] = {};
+  Real kappas_[kSlab] = {};
+  double projection[kSlab] = {}, denominator[kSlab] = {}, x_y[kSlab] = {};
+
+  // Calls body(k0, offset, count) for eight features at a time of every task, in the columns.
+  template <typename F>
+  void over(F body) {
+    for (int64_t task = 0; task < a.T; ++task) {
+      const int64_t first = task * a.M + m0;
+      levels.load(a.penalty, a.M, a.C, first, width);
+      for (int64_t k0 = 0; k0 < width; k0 += 8) {
+        const int64_t offset = (first + k0) * a.C, count = std::min<int64_t>(8, width - k0);
+        columns.load(a, offset, count, levels, k0);
+        body(k0, offset, count);
+      }
+    }
+  }
+
+  // theta = ||x_m||, kappa = shared / theta
+  void measure() {
+    over([&](int64_t k0, int64_t offset, int64_t count) {
+      for (int64_t k = 0; k < count; ++k)
+        theta[k0 + k] += columns.irregular[k] ? sum_of_squares(a.x + offset + k * a.C, a.C)
+                                              : static_cast<double>(columns.square[k]);
+    });
+    for (int64_t k = 0; k < width; ++k) {
+      theta[k] = std::sqrt(theta[k]);
+      kappa[k] = theta[k] > 0 ? at(a.penalty.shared, 0, m0 + k) / theta[k] : 0.0;
+      kappas_[k] = static_cast<Real>(kappa[k]);
+    }
+  }
+
+  // What each feature's rank-one term needs, as `feature_sums`.
+  void project() {
+    over([&](int64_t k0, int64_t offset, int64_t count) {
+      Vector along, slope, inner, weight;
+      columns.sums(kappas(k0), along, slope, inner, weight);
+      for (int64_t k = 0; k < count; ++k) {
+        if (columns.irregular[k]) {
+          add_irregular(k0, k, offset + k * a.C);
+        } else if (columns.some[k] && kappa[k0 + k] > 0) {
+          const double share = columns.norm[k] / theta[k0 + k];
+          const double boost = 1 + static_cast<double>(columns.k[k]) * weight[k] / inner[k];
+          projection[k0 + k] += share * boost * along[k];
+          denominator[k0 + k] += share * share * boost * slope[k];
+        }
+      }
+    });
+  }
+
+  void add_irregular(int64_t k0, int64_t k, int64_t offset) {
+    if (kappa[k0 + k] == 0) return;
+    const SolvedGroup<Real> s = solved_at(a, offset, levels, k0 + k, coupling(k0 + k));
+    const FeatureSums sums = feature_sums(s, a.grad + offset, theta[k0 + k]);
+    projection[k0 + k] += sums.projection, denominator[k0 + k] += sums.denominator;
+  }
+
+  void write() {
+    over([&](int64_t k0, int64_t offset, int64_t count) {
+      Vector lift{};
+      Mask moving{};
+      for (int64_t k = 0; k < count; ++k) {
+        const Coupling feature = coupling(k0 + k);
+        lift[k] = static_cast<Real>(feature.lift), moving[k] = feature.feature_live ? -1 : 0;
+      }
+      columns.solve(kappas(k0), lift, moving);
+      write_columns(
+          a, offset, count, levels, k0, columns, [&](int64_t k) { return coupling(k0 + k); },
+          [&](int64_t k, double along) { x_y[k0 + k] += along; });
+    });
+  }
+
+  const Vector& kappas(int64_t k0) const { return E::at(kappas_ + k0); }
+
+  Coupling coupling(int64_t k) const {
+    const double lift =
+        denominator[k] > 0 ? kappa[k] * projection[k] / (denominator[k] * theta[k]) : 0;
+    return {kappa[k], lift, theta[k] > 0 || at(a.penalty.shared, 0, m0 + k) == Real(0)};
+  }
+};
+
+template <typename Real>
+void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
+  if (present(a.penalty.shared)) {
+    for_each_slab(run, a.M, a.T * a.M * a.C,
+                  [&](int64_t m0, int64_t width) { FeatureAdjoint<Real>(a, m0, width).run(); });
+    return;
+  }
+  if (a.grad_shared) std::fill_n(a.grad_shared, a.M, Real(0));
+  const int64_t groups = a.T * a.M, block = groups_of(a.C);
+  parallel_for(run, (groups + block - 1) / block,
+               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
+               [&](int64_t begin, int64_t end) {
+                 prox_backward_groups(a, begin * block, std::min(groups, end * block));
+               });
+}
+
+SPARSEDIS_END
