@@ -42,6 +42,18 @@ def prox(core: Any, **strengths: float) -> Callable[[], Any]:
     return partial(core.prox, normal(0, TASKS, FEATURES, OUTPUTS), levels(**strengths))
 
 
+def prox_backward(core: Any) -> Callable[[], Any]:
+    v, grad = (normal(seed, TASKS, FEATURES, OUTPUTS) for seed in (0, 1))
+    penalty = levels(group=0.5)
+    return partial(core.prox_backward, grad, core.prox(v, penalty), v, penalty)
+
+
+def step(core: Any, kind: str) -> Callable[[], Any]:
+    w, grad, first = (normal(seed, TASKS, FEATURES, OUTPUTS) for seed in range(3))
+    moments = (first,) if kind == "prox_sgd" else (first, first * first)
+    return partial(getattr(core, kind), w, grad, *moments, levels(group=0.1))
+
+
 def ridge(core: Any) -> Callable[[], Any]:
     return partial(core.fit_heads, *samples(), levels(ridge=0.1))
 
@@ -78,6 +90,9 @@ def at_share(core: Any, z: np.ndarray, y: np.ndarray, **loss: int) -> dict[str, 
 CASES: dict[str, Callable[[Any], Callable[[], Any]]] = {
     "prox group": partial(prox, group=0.5),
     "prox shared": partial(prox, l1=0.25, shared=2.0),
+    "prox group, backward": prox_backward,
+    "prox_sgd group": partial(step, kind="prox_sgd"),
+    "prox_adamw group": partial(step, kind="prox_adamw"),
     "ridge forward": ridge,
     "ridge backward": ridge_backward,
     "group cold": group,
