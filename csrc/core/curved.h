@@ -115,12 +115,12 @@ inline void bias_system(Loss loss, const Curved<Real>& data, const Scores<Sum>& 
 // The best finite bias for the scores m.S, from m.bias, by Newton's method with halved steps; P is
 // left at it.
 template <typename Real, typename Sum>
-inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, int64_t n,
-                     Scores<Sum>& m, BiasSystem& system) {
+inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Scores<Sum>& m,
+                     BiasSystem& system) {
   const int64_t ld = padded<double>(m.C);
   double *bias = m.bias.get(), *step = system.step.reserve(ld), *trial = system.trial.reserve(m.C);
   const auto value = [&](const double* b) {
-    return divergence(loss, m, b, data.y.get(), data.p.get(), n, 0.0);
+    return divergence(loss, m, b, data.y.get(), data.p.get(), 0.0);
   };
   means(loss, m, bias);
   for (int iteration = 0; fit_intercept && iteration < kBiasSteps; ++iteration) {
@@ -174,13 +174,13 @@ inline void pull_all(const Task<Real>& task, const Scores<Sum>& m, Sum* g) {
 // The gap of W, relative to the objective at zero weights, where `m` was made at W; g = A'R.
 template <typename Real, typename Sum>
 inline double curved_gap(const TaskPenalty<Real>& penalty, Loss loss, const Curved<Real>& data,
-                         const Scores<Sum>& m, int64_t n, const Real* W, const Sum* g, int64_t M,
-                         int64_t ld, double scale) {
+                         const Scores<Sum>& m, const Real* W, const Sum* g, int64_t M, int64_t ld,
+                         double scale) {
   double correlation = 0;
   for (int64_t c = 0; c < m.C; ++c) correlation += dot<double>(g + c * ld, W + c * ld, M);
   const GapParts parts{correlation, penalty_of(penalty, W, M, m.C, ld, scale)};
   const auto loss_of = [&](double s) {
-    return divergence(loss, m, m.bias.get(), data.y.get(), data.p.get(), n, s);
+    return divergence(loss, m, m.bias.get(), data.y.get(), data.p.get(), s);
   };
   return duality_gap(penalty, parts, loss_of, g, M, m.C, ld, scale) / data.zero;
 }
@@ -190,7 +190,7 @@ template <typename Real, typename Sum>
 inline void evaluate_all(const Task<Real>& task, bool fit_intercept, const Curved<Real>& data,
                          const Real* W, int64_t ldw, Scores<Sum>& m, BiasSystem& system) {
   score_all(task, data, W, ldw, m);
-  fit_bias(task.loss, fit_intercept, data, task.n, m, system);
+  fit_bias(task.loss, fit_intercept, data, m, system);
   respond(data, m);
 }
 
@@ -201,9 +201,9 @@ inline void evaluate_zero(const Task<Real>& task, bool fit_intercept, Curved<Rea
   m.shape(task.C, data.ld, data.limit.get());
   std::copy_n(data.start.get(), task.C, m.bias.get());
   std::fill_n(m.S.get(), m.C * m.ld, 0.0);
-  fit_bias(task.loss, fit_intercept, data, task.n, m, system);
+  fit_bias(task.loss, fit_intercept, data, m, system);
   respond(data, m);
-  data.zero = divergence(task.loss, m, m.bias.get(), data.y.get(), data.p.get(), task.n, 0.0);
+  data.zero = divergence(task.loss, m, m.bias.get(), data.y.get(), data.p.get(), 0.0);
 }
 
 SPARSEDIS_END

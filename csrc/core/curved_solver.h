@@ -44,12 +44,12 @@ inline void evaluate_set(CurvedSolve<Real>& solve) {
   for (int64_t c = 0; c < m.C; ++c)
 #pragma omp simd
     for (int64_t i = 0; i < m.ld; ++i) m.S.get()[c * m.ld + i] *= inverse[i];
-  fit_bias(solve.task.loss, solve.fit_intercept, curved.data, solve.task.n, m, curved.system);
+  fit_bias(solve.task.loss, solve.fit_intercept, curved.data, m, curved.system);
   respond(curved.data, m);
   multiply(m.R.get(), m.C, m.ld, solve.task.n, ws.Z.get(), ws.ld, ws.ld, ws.q.get(), ws.ld);
-  curved.objective = divergence(solve.task.loss, m, m.bias.get(), curved.data.y.get(),
-                                curved.data.p.get(), solve.task.n, 0.0) +
-                     penalty_of(ws.penalty(), ws.W.get(), ws.size, ws.C, ws.ld, ws.scale);
+  curved.objective =
+      divergence(solve.task.loss, m, m.bias.get(), curved.data.y.get(), curved.data.p.get(), 0.0) +
+      penalty_of(ws.penalty(), ws.W.get(), ws.size, ws.C, ws.ld, ws.scale);
 }
 
 // The gap of the set's problem at its stage.
@@ -57,7 +57,7 @@ template <typename Real>
 inline double set_gap(const CurvedSolve<Real>& solve) {
   const WorkingSet<Real>& ws = solve.sparse.set;
   return curved_gap(ws.penalty(), solve.task.loss, solve.curved.data, solve.curved.scores,
-                    solve.task.n, ws.W.get(), ws.q.get(), ws.size, ws.ld, ws.scale);
+                    ws.W.get(), ws.q.get(), ws.size, ws.ld, ws.scale);
 }
 
 // The gap of the task at the set's weights, in double; g is left in `sparse.g`.
@@ -71,8 +71,8 @@ inline double certify(CurvedSolve<Real>& solve) {
   double* g = curved.g.reserve(task.C * task.ld);
   pull_all(task, curved.certified, g);
   for (int64_t i = 0; i < task.C * task.ld; ++i) solve.sparse.g.get()[i] = static_cast<Real>(g[i]);
-  return curved_gap(task.penalty, task.loss, curved.data, curved.certified, task.n, W, g, task.M,
-                    task.ld, 1.0);
+  return curved_gap(task.penalty, task.loss, curved.data, curved.certified, W, g, task.M, task.ld,
+                    1.0);
 }
 
 // The gap at the set's weights; computed in `Real`, and once that meets `tol`, in double.
@@ -83,7 +83,7 @@ inline double refresh(CurvedSolve<Real>& solve) {
     const Scores<Real>& m = solve.curved.scores;
     scatter_weights(solve.sparse.set, task.ld, solve.sparse.W.get());
     pull_all(task, m, solve.sparse.g.get());
-    const double gap = curved_gap(task.penalty, task.loss, solve.curved.data, m, task.n,
+    const double gap = curved_gap(task.penalty, task.loss, solve.curved.data, m,
                                   solve.sparse.W.get(), solve.sparse.g.get(), task.M, task.ld, 1.0);
     if (gap > solve.tol) return gap;
   }

@@ -90,7 +90,7 @@ void respond_task(Coupled<Real>& state, int64_t t, BiasSystem& system) {
   const SamplesArgs<Real>& s = state.samples;
   const int64_t n = task_input(s, t).n;
   CurvedState& own = state.curved[t];
-  fit_bias(state.loss, s.fit_intercept, own.data, n, own.scores, system);
+  fit_bias(state.loss, s.fit_intercept, own.data, own.scores, system);
   respond(own.data, own.scores);
   double* R = state.R.get() + row_of(s, t) * s.C;
   for (int64_t c = 0; c < s.C; ++c)
@@ -178,14 +178,13 @@ double coupled_divergence(const Coupled<Real>& state, double s) {
   double sum = 0;
   for (int64_t t = 0; t < samples.T; ++t) {
     if (!state.present.get()[t]) continue;
-    const int64_t n = task_input(samples, t).n;
     if (state.loss == kSquared) {
       const double* R = state.R.get() + row_of(samples, t) * samples.C;
-      sum += squared_divergence(sum_of_squares(R, n * samples.C))(s);
+      sum += squared_divergence(sum_of_squares(R, task_input(samples, t).n * samples.C))(s);
     } else {
       const CurvedState& own = state.curved[t];
       sum += divergence(state.loss, own.scores, own.scores.bias.get(), own.data.y.get(),
-                        own.data.p.get(), n, s);
+                        own.data.p.get(), s);
     }
   }
   return sum;

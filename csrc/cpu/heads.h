@@ -211,8 +211,7 @@ double gap_of(const TaskInput<Real>& in, const Real* W, ReportWork<Real>& work) 
   if (work.curved.zero == 0) return 0;
   evaluate_all(task, in.fit_intercept, work.curved, W, task.ld, work.scores, work.system);
   pull_all(task, work.scores, g);
-  return curved_gap(task.penalty, task.loss, work.curved, work.scores, task.n, W, g, task.M,
-                    task.ld, 1.0);
+  return curved_gap(task.penalty, task.loss, work.curved, work.scores, W, g, task.M, task.ld, 1.0);
 }
 
 template <typename Real>

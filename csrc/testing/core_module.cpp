@@ -13,6 +13,10 @@ void bind_pieces(py::module_& m) {
   m.def("soft_threshold", soft_threshold<double>);
   m.def("exp_of", exp_of<double>);
   m.def("exp_of_float", exp_of<float>);
+  m.def("log_of", log_of<double>);
+  m.def("log_of_float", log_of<float>);
+  m.def("log1p_of", log1p_of<double>);
+  m.def("log1p_of_float", log1p_of<float>);
   m.def("secular_root", root_of);
   m.def("clip_level", [](const Doubles& v, const Maybe<double>& metric, double lam) {
     return clip_level(v.data(), data(metric), v.size(), lam);

@@ -218,3 +218,17 @@ def test_exp_errs_by_two_roundings_and_saturates(core: ModuleType, real: type, n
     assert float(np.max(np.abs(found / expected - 1))) < 2 * np.finfo(real).eps
     assert exp(0.0) == 1
     assert 0 < exp(-1e4) < 1e-37 < 1e37 < exp(1e4) < np.inf
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_logarithms_err_by_three_roundings(core: ModuleType, real: type) -> None:
+    suffix, far = ("_float", 37) if real is np.float32 else ("", 307)
+    near = np.linspace(0, 1, 20_001)
+    wide = np.concatenate([10 ** np.linspace(-far, far, 20_001), 1 + near, 1 - near[1:-1] / 2])
+    for name, points, exact in (("log_of", wide, np.log), ("log1p_of", near[1:], np.log1p)):
+        log, x = getattr(core, name + suffix), points.astype(real)
+        found, expected = np.array([log(float(v)) for v in x]), exact(x.astype(np.longdouble))
+        error = np.abs(found - expected) / np.maximum(np.abs(expected), np.finfo(real).tiny)
+        assert float(error.max()) < 3 * np.finfo(real).eps, name
+    assert getattr(core, "log_of" + suffix)(1.0) == getattr(core, "log1p_of" + suffix)(0.0) == 0
+    assert -np.inf < getattr(core, "log_of" + suffix)(0.0) < -80
