@@ -24,13 +24,15 @@ struct BiasSystem {
   Buffer<double> H, gradient, step, trial, weighted, room;
 };
 
-// Twice what a Newton step still gains: below the first it is rounding, below the second a full
-// step descends, and the difference of two objectives would be rounding in float.
+// Twice what a Newton step of the bias still gains: below this it is rounding.
 template <typename Real>
 constexpr double small_decrement() {
   return sizeof(Real) == 4 ? 1e-13 : 1e-26;
 }
-constexpr double kCertainDecrement = 1e-6;
+// The Hessian along a step changes by no more than e^(2 * its largest entry): a full step that is
+// shorter than this descends.
+constexpr double kCertainStep = 0.3;
+constexpr double kQuadratic = 1e3;  // a decrement d leaves less than this times d^2
 
 // The limit of an output's bias: -inf or inf where its targets are 0 or 1 throughout, else 0. A
 // class without weight in a task is not one of its classes, with or without an intercept.
@@ -81,6 +83,12 @@ inline void load_curved(const TaskInput<Input>& in, const Task<Real>& task, Curv
   load_bias(task, in.fit_intercept, data);
 }
 
+inline double largest_entry(const double* x, int64_t n) {
+  double largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i]));
+  return largest;
+}
+
 // Gradient and Hessian of the loss in the finite bias, in double. Directions that change nothing
 // (a shift of all classes, an output whose bias moves nothing) get the curvature 1.
 template <typename Real, typename Sum>
@@ -112,11 +120,11 @@ inline void bias_system(Loss loss, const Curved<Real>& data, const Scores<Sum>& 
   }
 }
 
-// The best finite bias for the scores m.S, from m.bias, by Newton's method with halved steps; P is
-// left at it.
+// The best finite bias for the scores m.S, from m.bias, by Newton's method with halved steps until
+// the decrement is `enough`; P is left at it.
 template <typename Real, typename Sum>
 inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Scores<Sum>& m,
-                     BiasSystem& system) {
+                     BiasSystem& system, double enough = small_decrement<Sum>()) {
   const int64_t ld = padded<double>(m.C);
   double *bias = m.bias.get(), *step = system.step.reserve(ld), *trial = system.trial.reserve(m.C);
   const auto value = [&](const double* b) {
@@ -129,8 +137,8 @@ inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Sc
     std::copy_n(system.gradient.get(), m.C, step);
     cholesky_solve(system.H.get(), m.C, ld, step, 1, ld, system.room.reserve(ld));
     const double decrement = dot<double>(step, system.gradient.get(), m.C);
-    if (!(decrement > small_decrement<Sum>())) return;
-    const bool certain = decrement < kCertainDecrement;
+    if (!(decrement > enough)) return;
+    const bool certain = largest_entry(step, m.C) < kCertainStep;
     const double before = certain ? 0.0 : value(bias);
     double length = 1;
     for (int halving = 0; halving < kBiasHalvings; ++halving, length /= 2) {
@@ -139,7 +147,24 @@ inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Sc
       if (certain || value(trial) <= before - length * decrement / 4) break;
     }
     std::copy_n(trial, m.C, bias);
+    if (kQuadratic * decrement * decrement < enough) return;
   }
+}
+
+// The mean of the eigenvalues of A's Hessian over the samples, but for the shift of all classes.
+template <typename Real, typename Sum>
+inline double mean_curvature(Loss loss, const Curved<Real>& data, const Scores<Sum>& m) {
+  double trace = 0;
+  int64_t finite = 0;
+  for (int64_t c = 0; c < m.C; ++c) {
+    if (m.limit[c] != 0) continue;
+    const Sum* P = m.P.get() + c * m.ld;
+    const double* p = data.p.get();
+#pragma omp simd reduction(+ : trace)
+    for (int64_t i = 0; i < m.ld; ++i) trace += p[i] * (P[i] * (1 - P[i]));
+    ++finite;
+  }
+  return trace / static_cast<double>(std::max<int64_t>(1, finite - (loss == kMultinomial)));
 }
 
 // R = sqrt(p) (y - P)

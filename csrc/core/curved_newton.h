@@ -1,5 +1,5 @@
 // The Newton system on the support under a loss that is not squared, with the bias eliminated, and
-// one damped Newton step with an exact line search.
+// the direction of a damped Newton step.
 #pragma once
 
 #include "curved.h"
@@ -87,22 +87,13 @@ inline void load_term(const Curved<Real>& data, const Scores<Sum>& m, CurvedTerm
     }
 }
 
-template <typename Real>
-struct CurvedNewton {
-  CurvedTerm<Real> term;
-  Scores<Real> trial;
-  Buffer<Real> scores;    // what the step adds to the scores, bias included: (C, ld)
-  Buffer<Real> before_W;  // the set's weights and bias, to go back to
-  Buffer<double> before_bias;
-};
-
 // The support's columns of the set's A and their transpose.
 template <typename Real>
-inline void gather_term(const WorkingSet<Real>& ws, const Real* At, const SupportSystem<Real>& s,
+inline void gather_term(const WorkingSet<Real>& ws, const SupportSystem<Real>& s,
                         CurvedTerm<Real>& term) {
   for (int64_t a = 0; a < s.S; ++a) {
     const int64_t k = s.row.get()[a];
-    std::copy_n(At + k * term.ld, term.ld, term.At.get() + a * term.ld);
+    std::copy_n(ws.Zt.get() + k * term.ld, term.ld, term.At.get() + a * term.ld);
   }
   for (int64_t i = 0; i < term.n; ++i) {
     Real* row = term.A.get() + i * term.rows;
@@ -111,71 +102,27 @@ inline void gather_term(const WorkingSet<Real>& ws, const Real* At, const Suppor
   }
 }
 
-// What the step x adds to the scores, with the bias that answers it.
-template <typename Real>
-inline void step_scores(const Curved<Real>& data, const SupportSystem<Real>& s,
-                        CurvedNewton<Real>& work) {
-  CurvedTerm<Real>& term = work.term;
-  Real* T = work.scores.reserve(term.C * term.ld);
-  multiply(s.x.get(), term.C, term.rows, term.S, term.At.get(), term.ld, term.ld, T, term.ld);
-  std::fill_n(term.answer.get(), term.C, 0.0);
-  if (term.fit_intercept) {
-    std::copy_n(T, term.C * term.ld, term.T.get());
-    curve(term.loss, term.P, term.C, term.ld, term.T.get(), term.along.get());
-    answer_bias<Real>(term, nullptr);
-  }
-  for (int64_t c = 0; c < term.C; ++c) {
-    const Real b = static_cast<Real>(term.answer.get()[c]);
-    Real* row = T + c * term.ld;
-#pragma omp simd
-    for (int64_t i = 0; i < term.ld; ++i) row[i] = row[i] * data.inverse_root.get()[i] + b;
-  }
-}
-
-// d/d alpha of the objective along the step.
-template <typename Real>
-inline double curved_slope(const Curved<Real>& data, const Scores<Real>& m,
-                           const NewtonWork<Real>& newton, CurvedNewton<Real>& work, double alpha) {
-  Scores<Real>& trial = work.trial;
-  const int64_t size = m.C * m.ld;
-#pragma omp simd
-  for (int64_t i = 0; i < size; ++i)
-    trial.S.get()[i] = m.S.get()[i] + static_cast<Real>(alpha) * work.scores.get()[i];
-  means(work.term.loss, trial, m.bias.get());
-  double slope = penalty_slope(newton, alpha);
-  for (int64_t c = 0; c < m.C; ++c) {
-    const Real *P = trial.P.get() + c * m.ld, *y = data.y.get() + c * m.ld;
-    const Real* T = work.scores.get() + c * m.ld;
-    const double* p = data.p.get();
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < m.ld; ++i) sum += p[i] * (static_cast<double>(P[i]) - y[i]) * T[i];
-    slope += sum;
-  }
-  return slope;
-}
-
 // The step's direction on the support of the set: truncated conjugate gradients, the looser the
-// farther the solution. False where there is no support.
+// farther the solution; r is the descent at the start of it. False where there is no support.
 template <typename Real>
-inline bool curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& data, const Real* At,
+inline bool curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& data,
                              const Scores<Real>& m, double gap, NewtonWork<Real>& newton,
-                             CurvedNewton<Real>& work) {
+                             CurvedTerm<Real>& term) {
   SupportSystem<Real>& s = newton.system;
-  CurvedTerm<Real>& term = work.term;
   s.row.reserve(ws.size);
   const int64_t S = support_rows(ws, s.row.get());
   if (S == 0) return false;
   s.shape(S, ws.C);
   shape_term(term, term.n, S, ws.C, s.ld, data.ld);
   gather_support(ws, newton);
-  gather_term(ws, At, s, term);
+  gather_term(ws, s, term);
   load_term(data, m, term);
   const Real* diagonals = term.diagonals.get();
   damp(newton, *std::max_element(diagonals, diagonals + s.C * s.ld), ws.held, {false, gap});
   descent_rhs(newton);
   const double eta = std::min(0.3, std::sqrt(gap));
   solve_by_cg(s, term, eta, gap > 1e-3 ? 40 : 200);
+  descent_rhs(newton);  // which solving took
   return true;
 }
 

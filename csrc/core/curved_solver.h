@@ -1,5 +1,5 @@
 // Heads of one task under a loss that is not squared: on a working set, passes over a quadratic
-// bound of the loss find the support, Newton steps on the support converge, and a gap is certified
+// model of the loss find the support, Newton steps on the support converge, and a gap is certified
 // on all features in double.
 #pragma once
 
@@ -8,18 +8,27 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kCurvedStages = 5;      // geometric stages from the smallest zero strength down
-constexpr int64_t kCurvedPasses = 2;  // passes over the bound before a Newton step
+constexpr int kCurvedStages = 8;      // geometric stages from the smallest zero strength down
+constexpr int64_t kCurvedPasses = 2;  // over one quadratic model
+constexpr double kStiff = 1.3;        // curvature of the first model, in units of the mean
+constexpr double kNearGap = 0.07;    // a gap from which on every model is followed by a Newton step
+constexpr double kFast = 0.6;        // passes that leave less than this of the gap need no Newton
+constexpr int kHalvings = 12;        // of a Newton step
+constexpr double kDescent = 0.1;     // share of what the slope promises that a step has to gain
+constexpr double kBiasShare = 0.05;  // of the tolerance that a bias may cost the gap
 
 template <typename Real>
 struct CurvedWork {
   Curved<Real> data;
   Scores<Real> scores;
   Scores<double> certified;
-  CurvedNewton<Real> newton;
+  CurvedTerm<Real> term;
   BiasSystem system;
   Buffer<double> g;
-  double objective = 0;
+  Buffer<Real> before_W;  // the set's weights and bias, to go back to
+  Buffer<double> before_bias;
+  double objective = 0, before = 0;
+  double stiffness = kStiff;
 };
 
 // Everything a solve of one task goes through.
@@ -31,7 +40,27 @@ struct CurvedSolve {
   double tol;
   SparseWork<Real>& sparse;
   CurvedWork<Real>& curved;
+
+  // The decrement of the bias at which its gradient, which the gap is blind to, costs little.
+  double enough(double share) const {
+    const double least = share * tol * curved.data.zero;
+    return std::max(least * least, small_decrement<double>());
+  }
 };
+
+// S of the set's weights, their best bias, and R.
+template <typename Real, typename Sum>
+inline void respond_set(CurvedSolve<Real>& solve, Scores<Sum>& m, double enough) {
+  const WorkingSet<Real>& ws = solve.sparse.set;
+  CurvedWork<Real>& curved = solve.curved;
+  multiply(ws.W.get(), m.C, ws.ld, ws.size, ws.Zt.get(), m.ld, m.ld, m.S.get(), m.ld);
+  const Real* inverse = curved.data.inverse_root.get();
+  for (int64_t c = 0; c < m.C; ++c)
+#pragma omp simd
+    for (int64_t i = 0; i < m.ld; ++i) m.S.get()[c * m.ld + i] *= inverse[i];
+  fit_bias(solve.task.loss, solve.fit_intercept, curved.data, m, curved.system, enough);
+  respond(curved.data, m);
+}
 
 // Scores, bias, residual and objective at the set's weights, and q = A'R of the set.
 template <typename Real>
@@ -39,13 +68,7 @@ inline void evaluate_set(CurvedSolve<Real>& solve) {
   WorkingSet<Real>& ws = solve.sparse.set;
   CurvedWork<Real>& curved = solve.curved;
   Scores<Real>& m = curved.scores;
-  multiply(ws.W.get(), m.C, ws.ld, ws.size, ws.Zt.get(), m.ld, m.ld, m.S.get(), m.ld);
-  const Real* inverse = curved.data.inverse_root.get();
-  for (int64_t c = 0; c < m.C; ++c)
-#pragma omp simd
-    for (int64_t i = 0; i < m.ld; ++i) m.S.get()[c * m.ld + i] *= inverse[i];
-  fit_bias(solve.task.loss, solve.fit_intercept, curved.data, m, curved.system);
-  respond(curved.data, m);
+  respond_set(solve, m, std::max(solve.enough(kBiasShare), small_decrement<Real>()));
   multiply(m.R.get(), m.C, m.ld, solve.task.n, ws.Z.get(), ws.ld, ws.ld, ws.q.get(), ws.ld);
   curved.objective =
       divergence(solve.task.loss, m, m.bias.get(), curved.data.y.get(), curved.data.p.get(), 0.0) +
@@ -65,14 +88,15 @@ template <typename Real>
 inline double certify(CurvedSolve<Real>& solve) {
   const Task<Real>& task = solve.task;
   CurvedWork<Real>& curved = solve.curved;
-  const Real* W = solve.sparse.W.get();
+  Scores<double>& m = curved.certified;
   scatter_weights(solve.sparse.set, task.ld, solve.sparse.W.get());
-  evaluate_all(task, solve.fit_intercept, curved.data, W, task.ld, curved.certified, curved.system);
+  std::copy_n(curved.scores.bias.get(), task.C, m.bias.get());
+  respond_set(solve, m, solve.enough(1e-3));
   double* g = curved.g.reserve(task.C * task.ld);
-  pull_all(task, curved.certified, g);
+  pull_all(task, m, g);
   for (int64_t i = 0; i < task.C * task.ld; ++i) solve.sparse.g.get()[i] = static_cast<Real>(g[i]);
-  return curved_gap(task.penalty, task.loss, curved.data, curved.certified, W, g, task.M, task.ld,
-                    1.0);
+  return curved_gap(task.penalty, task.loss, curved.data, m, solve.sparse.W.get(), g, task.M,
+                    task.ld, 1.0);
 }
 
 // The gap at the set's weights; computed in `Real`, and once that meets `tol`, in double.
@@ -90,51 +114,91 @@ inline double refresh(CurvedSolve<Real>& solve) {
   return certify(solve);
 }
 
-// A Newton step with an exact line search; goes back where the objective would rise.
+// What `go_back` goes back to.
+template <typename Real>
+inline void remember(CurvedSolve<Real>& solve) {
+  const WorkingSet<Real>& ws = solve.sparse.set;
+  CurvedWork<Real>& curved = solve.curved;
+  curved.before = curved.objective;
+  std::copy_n(ws.W.get(), ws.C * ws.ld, curved.before_W.reserve(ws.C * ws.ld));
+  std::copy_n(curved.scores.bias.get(), ws.C, curved.before_bias.reserve(ws.C));
+}
+
+template <typename Real>
+inline void go_back(CurvedSolve<Real>& solve) {
+  WorkingSet<Real>& ws = solve.sparse.set;
+  std::copy_n(solve.curved.before_W.get(), ws.C * ws.ld, ws.W.get());
+  std::copy_n(solve.curved.before_bias.get(), ws.C, solve.curved.scores.bias.get());
+  evaluate_set(solve);
+}
+
+// Whether the objective has fallen by `promised` since `remember`, up to rounding.
+template <typename Real>
+inline bool has_fallen(const CurvedSolve<Real>& solve, double promised) {
+  const CurvedWork<Real>& curved = solve.curved;
+  const double rounding = (sizeof(Real) == 4 ? 1e-6 : 1e-14) * curved.data.zero;
+  return curved.objective <= curved.before - promised + rounding;
+}
+
+// Passes over a quadratic model whose Hessian is the Gram matrix times the mean curvature of the
+// loss. Where the objective rises the model was not stiff enough: with the bound of the curvature
+// it cannot.
+template <typename Real>
+inline void curved_passes(CurvedSolve<Real>& solve) {
+  const Task<Real>& task = solve.task;
+  CurvedWork<Real>& curved = solve.curved;
+  WorkingSet<Real>& ws = solve.sparse.set;
+  const double bound = loss_curvature(task.loss);
+  const double mean = mean_curvature(task.loss, curved.data, curved.scores);
+  ws.bend = std::min(bound, curved.stiffness * mean);
+  load_inverses(ws, 0);
+  remember(solve);
+  passes(solve.sparse, kCurvedPasses);
+  evaluate_set(solve);
+  if (has_fallen(solve, 0) || ws.bend == bound) return;
+  curved.stiffness *= 2;
+  go_back(solve);
+}
+
+// A Newton step, halved until the objective falls. Rows and entries that would turn over stop at
+// zero, many at once, where a step along a line would have to end at the first of them.
 template <typename Real>
 inline void curved_step(CurvedSolve<Real>& solve, double gap) {
   WorkingSet<Real>& ws = solve.sparse.set;
   NewtonWork<Real>& newton = solve.sparse.newton;
-  CurvedNewton<Real>& work = solve.curved.newton;
-  Scores<Real>& m = solve.curved.scores;
-  const Curved<Real>& data = solve.curved.data;
-  if (!curved_direction(ws, data, ws.Zt.get(), m, gap, newton, work)) return;
-  step_scores(data, newton.system, work);
-  load_line(newton);
-  const double alpha =
-      line_search([&](double at) { return curved_slope(data, m, newton, work, at); });
-  clip_step(newton, alpha, ws.nonneg);
-  const double before = solve.curved.objective;
-  std::copy_n(ws.W.get(), ws.C * ws.ld, work.before_W.reserve(ws.C * ws.ld));
-  std::copy_n(m.bias.get(), ws.C, work.before_bias.reserve(ws.C));
-  for (int64_t a = 0; a < newton.system.S; ++a)
+  CurvedWork<Real>& curved = solve.curved;
+  const SupportSystem<Real>& s = newton.system;
+  if (!curved_direction(ws, curved.data, curved.scores, gap, newton, curved.term)) return;
+  const double slope = inner(s, s.x.get(), s.r.get());
+  remember(solve);
+  double length = 1;
+  for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
+    clip_step(newton, length, ws.nonneg);
     for (int64_t c = 0; c < ws.C; ++c)
-      ws.W.get()[c * ws.ld + newton.system.row.get()[a]] =
-          newton.next.get()[c * newton.system.ld + a];
-  for (int64_t c = 0; c < ws.C; ++c) m.bias.get()[c] += alpha * work.term.answer.get()[c];
-  evaluate_set(solve);
-  const double rounding = (sizeof(Real) == 4 ? 1e-6 : 1e-14) * data.zero;
-  if (solve.curved.objective <= before + rounding) return;
-  std::copy_n(work.before_W.get(), ws.C * ws.ld, ws.W.get());
-  std::copy_n(work.before_bias.get(), ws.C, m.bias.get());
-  evaluate_set(solve);
+      for (int64_t a = 0; a < s.S; ++a)
+        ws.W.get()[c * ws.ld + s.row.get()[a]] = newton.next.get()[c * s.ld + a];
+    std::copy_n(curved.before_bias.get(), ws.C, curved.scores.bias.get());
+    evaluate_set(solve);
+    if (has_fallen(solve, kDescent * length * slope)) return;
+  }
+  go_back(solve);
 }
 
-// Passes over the quadratic bound and Newton steps until the set's own gap meets `target` (or for
-// one round, on the path).
+// Passes and Newton steps until the set's own gap meets `target` (or a few passes, on the path).
 template <typename Real>
 inline void solve_curved_set(CurvedSolve<Real>& solve, double target, bool one_round) {
   SparseWork<Real>& sparse = solve.sparse;
+  double previous = std::numeric_limits<double>::infinity();
   for (int64_t round = 0; round < kRefreshRounds && sparse.steps < sparse.max_steps; ++round) {
-    if (solve.task.sparse) {
-      passes(sparse, kCurvedPasses);
-      evaluate_set(solve);
-    }
+    if (solve.task.sparse) curved_passes(solve);
+    if (one_round) return;
     const double gap = set_gap(solve);
     if (gap <= target) return;
+    const bool fast = solve.task.sparse && gap > kNearGap && gap < kFast * previous;
+    previous = gap;
+    if (fast) continue;
     ++sparse.steps;
     curved_step(solve, gap);
-    if (one_round) return;
   }
 }
 
@@ -156,10 +220,10 @@ template <typename Real>
 inline void shape_curved(CurvedSolve<Real>& solve) {
   const Task<Real>& task = solve.task;
   CurvedWork<Real>& curved = solve.curved;
-  for (Scores<Real>* m : {&curved.scores, &curved.newton.trial})
-    m->shape(task.C, curved.data.ld, curved.data.limit.get());
+  curved.scores.shape(task.C, curved.data.ld, curved.data.limit.get());
+  curved.stiffness = kStiff;
   std::copy_n(curved.certified.bias.get(), task.C, curved.scores.bias.get());
-  CurvedTerm<Real>& term = curved.newton.term;
+  CurvedTerm<Real>& term = curved.term;
   term.loss = task.loss, term.fit_intercept = solve.fit_intercept, term.n = task.n;
   solve.sparse.g.reserve(task.C * task.ld);
 }

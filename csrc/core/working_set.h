@@ -21,7 +21,7 @@ struct WorkingSet {
   int64_t size = 0, C = 0, ld = 0;
   double scale = 1;    // multiplies l1 and group: the stage of the path
   double target2 = 0;  // ||B||^2
-  double bend = 1;     // bound of the loss's second derivative: passes take bend * G as Hessian
+  double bend = 1;     // of the loss: passes take bend * G as its Hessian
   Buffer<int64_t> index;
   Buffer<char> member;                     // per feature of the task
   Buffer<Real> Z, Zt, G, W, q, target_q;   // Zt (ld, lds); target_q = Z'B, q = Z'(B - Z W)
@@ -74,6 +74,16 @@ inline void copy_gram(WorkingSet<Real>& ws, int64_t ld, int64_t begin, const Rea
     }
 }
 
+// The inverse curvature, bend * G_kk + ridge, of features [begin, size).
+template <typename Real>
+inline void load_inverses(WorkingSet<Real>& ws, int64_t begin) {
+  for (int64_t k = begin; k < ws.size; ++k) {
+    const Real curvature =
+        static_cast<Real>(ws.bend) * ws.G.get()[k * ws.ld + k] + ws.ridge.get()[k];
+    ws.inverse.get()[k] = curvature > 0 ? 1 / curvature : Real(0);
+  }
+}
+
 // What features [begin, size) need: columns of Z and their transpose, Z'B from `pull` = A'B (or
 // null, where the loss is not squared), rows of G. Only passes need G, and only a penalty with
 // zeros needs passes.
@@ -102,11 +112,7 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   } else {
     gram_columns(Z, task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
   }
-  for (int64_t k = begin; k < ws.size; ++k) {
-    const Real curvature =
-        static_cast<Real>(ws.bend) * ws.G.get()[k * ws.ld + k] + ws.ridge.get()[k];
-    ws.inverse.get()[k] = curvature > 0 ? 1 / curvature : Real(0);
-  }
+  load_inverses(ws, begin);
 }
 
 // q -= bend * moves G[rows] after `count` rows have moved; moves (c, m) is at m * step + c * row.
