@@ -29,10 +29,9 @@ template <typename Real>
 constexpr double small_decrement() {
   return sizeof(Real) == 4 ? 1e-13 : 1e-26;
 }
-// The Hessian along a step changes by no more than e^(2 * its largest entry): a full step that is
-// shorter than this descends.
+// Along a step whose largest entry is r, the Hessian changes by no more than e^(2r): a full step
+// that is shorter than this descends, and leaves less than 3 r^2 of the decrement.
 constexpr double kCertainStep = 0.3;
-constexpr double kQuadratic = 1e3;  // a decrement d leaves less than this times d^2
 
 // The limit of an output's bias: -inf or inf where its targets are 0 or 1 throughout, else 0. A
 // class without weight in a task is not one of its classes, with or without an intercept.
@@ -138,7 +137,8 @@ inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Sc
     cholesky_solve(system.H.get(), m.C, ld, step, 1, ld, system.room.reserve(ld));
     const double decrement = dot<double>(step, system.gradient.get(), m.C);
     if (!(decrement > enough)) return;
-    const bool certain = largest_entry(step, m.C) < kCertainStep;
+    const double size = largest_entry(step, m.C);
+    const bool certain = size < kCertainStep;
     const double before = certain ? 0.0 : value(bias);
     double length = 1;
     for (int halving = 0; halving < kBiasHalvings; ++halving, length /= 2) {
@@ -147,7 +147,7 @@ inline void fit_bias(Loss loss, bool fit_intercept, const Curved<Real>& data, Sc
       if (certain || value(trial) <= before - length * decrement / 4) break;
     }
     std::copy_n(trial, m.C, bias);
-    if (kQuadratic * decrement * decrement < enough) return;
+    if (certain && 3 * size * size * decrement < enough) return;
   }
 }
 

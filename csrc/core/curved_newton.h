@@ -87,43 +87,42 @@ inline void load_term(const Curved<Real>& data, const Scores<Sum>& m, CurvedTerm
     }
 }
 
-// The support's columns of the set's A and their transpose.
+// The support's columns of the set's A and their transpose; past them sqrt(p), the bias's column.
 template <typename Real>
-inline void gather_term(const WorkingSet<Real>& ws, const SupportSystem<Real>& s,
-                        CurvedTerm<Real>& term) {
-  for (int64_t a = 0; a < s.S; ++a) {
-    const int64_t k = s.row.get()[a];
-    std::copy_n(ws.Zt.get() + k * term.ld, term.ld, term.At.get() + a * term.ld);
-  }
-  for (int64_t i = 0; i < term.n; ++i) {
-    Real* row = term.A.get() + i * term.rows;
-    for (int64_t a = 0; a < s.S; ++a) row[a] = ws.Z.get()[i * ws.ld + s.row.get()[a]];
-    std::fill(row + s.S, row + term.rows, Real(0));
-  }
+inline void gather_term(const WorkingSet<Real>& ws, const int64_t* support, int64_t S,
+                        const Curved<Real>& data, CurvedTerm<Real>& term) {
+  Real *At = term.At.get(), *A = term.A.get();
+  for (int64_t a = 0; a < S; ++a)
+    std::copy_n(ws.Zt.get() + support[a] * term.ld, term.ld, At + a * term.ld);
+  for (int64_t a = S; a < term.S; ++a) std::copy_n(data.root.get(), term.ld, At + a * term.ld);
+  transpose(At, term.ld, term.S, term.n, A, term.rows);
+  for (int64_t i = 0; i < term.n; ++i)
+    std::fill(A + i * term.rows + term.S, A + (i + 1) * term.rows, Real(0));
 }
 
-// The step's direction on the support of the set: truncated conjugate gradients, the looser the
-// farther the solution; r is the descent at the start of it. False where there is no support.
+// The step's direction on the support of the set, and on the bias in a row after it: truncated
+// conjugate gradients, the looser the farther the solution; r is the descent at the start of it.
+// Returns the size of the support.
 template <typename Real>
-inline bool curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& data,
-                             const Scores<Real>& m, double gap, NewtonWork<Real>& newton,
-                             CurvedTerm<Real>& term) {
+inline int64_t curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& data,
+                                const Scores<Real>& m, bool fit_intercept, double gap,
+                                NewtonWork<Real>& newton, CurvedTerm<Real>& term) {
   SupportSystem<Real>& s = newton.system;
-  s.row.reserve(ws.size);
-  const int64_t S = support_rows(ws, s.row.get());
-  if (S == 0) return false;
-  s.shape(S, ws.C);
-  shape_term(term, term.n, S, ws.C, s.ld, data.ld);
-  gather_support(ws, newton);
-  gather_term(ws, s, term);
+  const int64_t S = support_rows(ws, s.row.reserve(ws.size + 1));
+  if (S == 0) return 0;
+  s.shape(S + fit_intercept, ws.C);
+  shape_term(term, term.n, s.S, ws.C, s.ld, data.ld);
+  gather_support(ws, S, newton);
+  gather_term(ws, s.row.get(), S, data, term);
   load_term(data, m, term);
   const Real* diagonals = term.diagonals.get();
-  damp(newton, *std::max_element(diagonals, diagonals + s.C * s.ld), ws.held, {false, gap});
+  const Real largest = *std::max_element(diagonals, diagonals + s.C * s.ld);
+  damp(newton, largest, ws.held ? S : 0, {false, gap});
   descent_rhs(newton);
   const double eta = std::min(0.3, std::sqrt(gap));
   solve_by_cg(s, term, eta, gap > 1e-3 ? 40 : 200);
   descent_rhs(newton);  // which solving took
-  return true;
+  return S;
 }
 
 SPARSEDIS_END

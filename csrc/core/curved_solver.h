@@ -99,19 +99,23 @@ inline double certify(CurvedSolve<Real>& solve) {
                     task.ld, 1.0);
 }
 
-// The gap at the set's weights; computed in `Real`, and once that meets `tol`, in double.
+// The gap at the set's weights; computed in `Real`, and once that meets `tol`, in double. Leaves
+// `sparse.g` where a feature is not in the set.
 template <typename Real>
 inline double refresh(CurvedSolve<Real>& solve) {
   const Task<Real>& task = solve.task;
-  if (sizeof(Real) == 4) {
+  const WorkingSet<Real>& ws = solve.sparse.set;
+  double gap = 0;
+  if (ws.size == task.M && ws.scale == 1) {
+    gap = set_gap(solve);
+  } else if (sizeof(Real) == 4) {
     const Scores<Real>& m = solve.curved.scores;
-    scatter_weights(solve.sparse.set, task.ld, solve.sparse.W.get());
+    scatter_weights(ws, task.ld, solve.sparse.W.get());
     pull_all(task, m, solve.sparse.g.get());
-    const double gap = curved_gap(task.penalty, task.loss, solve.curved.data, m,
-                                  solve.sparse.W.get(), solve.sparse.g.get(), task.M, task.ld, 1.0);
-    if (gap > solve.tol) return gap;
+    gap = curved_gap(task.penalty, task.loss, solve.curved.data, m, solve.sparse.W.get(),
+                     solve.sparse.g.get(), task.M, task.ld, 1.0);
   }
-  return certify(solve);
+  return gap > solve.tol ? gap : certify(solve);
 }
 
 // What `go_back` goes back to.
@@ -168,16 +172,20 @@ inline void curved_step(CurvedSolve<Real>& solve, double gap) {
   NewtonWork<Real>& newton = solve.sparse.newton;
   CurvedWork<Real>& curved = solve.curved;
   const SupportSystem<Real>& s = newton.system;
-  if (!curved_direction(ws, curved.data, curved.scores, gap, newton, curved.term)) return;
+  const int64_t S = curved_direction(ws, curved.data, curved.scores, solve.fit_intercept, gap,
+                                     newton, curved.term);
+  if (S == 0) return;
   const double slope = inner(s, s.x.get(), s.r.get());
   remember(solve);
   double length = 1;
   for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
     clip_step(newton, length, ws.nonneg);
-    for (int64_t c = 0; c < ws.C; ++c)
-      for (int64_t a = 0; a < s.S; ++a)
+    for (int64_t c = 0; c < ws.C; ++c) {
+      for (int64_t a = 0; a < S; ++a)
         ws.W.get()[c * ws.ld + s.row.get()[a]] = newton.next.get()[c * s.ld + a];
-    std::copy_n(curved.before_bias.get(), ws.C, curved.scores.bias.get());
+      const double shift = solve.fit_intercept ? s.x.get()[c * s.ld + S] : 0.0;
+      curved.scores.bias.get()[c] = curved.before_bias.get()[c] + length * shift;
+    }
     evaluate_set(solve);
     if (has_fallen(solve, kDescent * length * slope)) return;
   }
@@ -199,6 +207,7 @@ inline void solve_curved_set(CurvedSolve<Real>& solve, double target, bool one_r
     if (fast) continue;
     ++sparse.steps;
     curved_step(solve, gap);
+    if (solve.task.sparse && set_gap(solve) <= target) return;
   }
 }
 
@@ -224,7 +233,7 @@ inline void shape_curved(CurvedSolve<Real>& solve) {
   curved.stiffness = kStiff;
   std::copy_n(curved.certified.bias.get(), task.C, curved.scores.bias.get());
   CurvedTerm<Real>& term = curved.term;
-  term.loss = task.loss, term.fit_intercept = solve.fit_intercept, term.n = task.n;
+  term.loss = task.loss, term.fit_intercept = false, term.n = task.n;  // the bias is a row
   solve.sparse.g.reserve(task.C * task.ld);
 }
 
@@ -239,15 +248,15 @@ inline double solve_curved(CurvedSolve<Real>& solve, const Real* init, int64_t m
   start_curved(solve, init);
   double gap = refresh(solve);
   const bool all = works_on_all(task);
-  const bool warm = sum_of_squares(sparse.W.get(), task.C * task.ld) > 0;
+  const bool warm = sum_of_squares(sparse.set.W.get(), task.C * sparse.set.ld) > 0;
   const double start = warm || all ? 1.0 : zero_strength(task, sparse.g.get());
   int stage = start > 1 ? 0 : kCurvedStages;
   double target = kInnerShare * solve.tol;
   while (gap > solve.tol && sparse.steps < max_steps) {
     const bool last = stage == kCurvedStages;
     sparse.set.scale = last ? 1.0 : std::pow(start, 1.0 - (stage + 1.0) / (kCurvedStages + 1.0));
-    const bool grew = take_violators(task, solve.all_features, sparse);
-    load_correlations(task, sparse);
+    const bool grew = sparse.set.size < task.M && take_violators(task, solve.all_features, sparse);
+    if (grew) load_correlations(task, sparse);
     solve_curved_set(solve, target, !last);
     const double previous = gap;
     gap = refresh(solve);

@@ -56,11 +56,17 @@ inline void for_each_norm(const TaskPenalty<Real>& p, const Value* g, int64_t M,
 }
 
 // The smallest nu >= 0 with ||ST(g, nu l1)|| <= nu group: the dual norm of a row. The difference is
-// convex and falls in nu, so Newton from 0 climbs to the root.
+// convex and falls in nu, so Newton from 0 climbs to the root; with one strength the root is known.
 template <typename Value>
 inline double dual_norm(const Value* g, int64_t C, int64_t stride, double l1, double group,
                         bool nonneg) {
   double nu = 0;
+  if (l1 > 0 && group == 0) {
+    for (int64_t c = 0; c < C; ++c)
+      nu = std::max(nu, nonneg ? double(g[c * stride]) : std::fabs(double(g[c * stride])));
+    return nu / l1;
+  }
+  if (l1 == 0 && group > 0) return thresholded(g, C, stride, 0, 0, nonneg).norm / group;
   for (int step = 0; step < 100; ++step) {
     const Thresholded u = thresholded(g, C, stride, nu, l1, nonneg);
     if (u.norm == 0) break;
@@ -122,6 +128,10 @@ inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, Los
     any_ridge |= p.ridge[j] > 0;
     const double l1 = scale * p.l1[j], group = scale * p.group[j];
     if (p.ridge[j] > 0 || !(norm > group)) return;
+    if (l1 == 0) {
+      largest = std::max(largest, norm / group);
+      return;
+    }
     if (thresholded(g + j, C, ld, largest, l1, p.nonneg).norm > largest * group)
       largest = std::max(largest, dual_norm(g + j, C, ld, l1, group, p.nonneg));
   });

@@ -40,12 +40,12 @@ inline int64_t support_rows(const WorkingSet<Real>& ws, int64_t* rows) {
   return S;
 }
 
-// Copies the support's rows of W, q and the strengths.
+// Copies W, q and the strengths of S rows of the set.
 template <typename Real>
-inline void gather_support(const WorkingSet<Real>& ws, NewtonWork<Real>& work) {
+inline void gather_support(const WorkingSet<Real>& ws, int64_t S, NewtonWork<Real>& work) {
   SupportSystem<Real>& s = work.system;
   work.shape(s.C, s.ld);
-  for (int64_t a = 0; a < s.S; ++a) {
+  for (int64_t a = 0; a < S; ++a) {
     const int64_t k = s.row.get()[a];
     for (int64_t c = 0; c < s.C; ++c) {
       work.W.get()[c * s.ld + a] = ws.W.get()[c * ws.ld + k];
@@ -180,16 +180,16 @@ inline double objective_change(const NewtonWork<Real>& work, bool nonneg) {
 }
 
 // Damping, a share of the `largest` curvature: without it conjugate gradients diverge where the
-// support outgrows the samples.
+// support outgrows the samples. The first `held` rows are held at zero by the penalty.
 template <typename Real>
-inline void damp(NewtonWork<Real>& work, Real largest, bool held, const NewtonRule& rule) {
+inline void damp(NewtonWork<Real>& work, Real largest, int64_t held, const NewtonRule& rule) {
   SupportSystem<Real>& s = work.system;
   const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
   const double damping =
       std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0)) * largest;
   for (int64_t j = 0; j < s.S; ++j) s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
   linearise(s, work.W.get(), work.group.get(), static_cast<Real>(kRadialCap * largest),
-            [&](int64_t) { return held; });
+            [&](int64_t j) { return j < held; });
 }
 
 // One step; false where it would not lower the objective, and then nothing has changed.
@@ -201,11 +201,11 @@ inline bool newton_step(WorkingSet<Real>& ws, NewtonWork<Real>& work, NewtonRule
   if (S == 0) return false;
   s.shape(S, ws.C);
   rule.direct = (rule.direct || ws.C == 1) && S <= kDirectRows;
-  gather_support(ws, work);
+  gather_support(ws, S, work);
   gather_gram(ws, s);
   Real largest = 0;
   for (int64_t j = 0; j < S; ++j) largest = std::max(largest, s.G.get()[j * s.ld + j]);
-  damp(work, largest, ws.held, rule);
+  damp(work, largest, ws.held ? S : 0, rule);
   descent_rhs(work);
   if (!rule.direct || !solve_directly(s)) {
     descent_rhs(work);

@@ -90,23 +90,23 @@ struct GramTerm {
   Real diagonal(int64_t, int64_t j) const { return s.G.get()[j * s.ld + j]; }
 };
 
-// H V
+// H V; V is 0 past the support.
 template <typename Real, typename Term>
 inline void apply(const SupportSystem<Real>& s, Term& term, const Real* V, Real* out) {
   term.apply(V, out);
   const Real *e = s.e.get(), *d = s.d.get();
   Real* radial = s.y.get();
-  std::fill_n(radial, s.S, Real(0));
+  std::fill_n(radial, s.ld, Real(0));
   for (int64_t c = 0; c < s.C; ++c)
 #pragma omp simd
-    for (int64_t j = 0; j < s.S; ++j) radial[j] += s.unit.get()[c * s.ld + j] * V[c * s.ld + j];
+    for (int64_t j = 0; j < s.ld; ++j) radial[j] += s.unit.get()[c * s.ld + j] * V[c * s.ld + j];
   for (int64_t c = 0; c < s.C; ++c) {
     const Real *unit = s.unit.get() + c * s.ld, *live = s.live.get() + c * s.ld;
     const Real* v = V + c * s.ld;
     Real* row = out + c * s.ld;
 #pragma omp simd
-    for (int64_t j = 0; j < s.S; ++j)
-      row[j] = live[j] * (row[j] + (e[j] + d[j]) * v[j] - d[j] * radial[j] * unit[j]);
+    for (int64_t j = 0; j < s.ld; ++j)
+      row[j] = live[j] == 0 ? Real(0) : row[j] + (e[j] + d[j]) * v[j] - d[j] * radial[j] * unit[j];
   }
 }
 
@@ -115,6 +115,15 @@ inline double inner(const SupportSystem<Real>& s, const Real* a, const Real* b) 
   double sum = 0;
   for (int64_t c = 0; c < s.C; ++c) sum += dot<double>(a + c * s.ld, b + c * s.ld, s.S);
   return sum;
+}
+
+// Makes features that do not move of what lies past the support: loops then take whole rows.
+template <typename Real>
+inline void clear_past(SupportSystem<Real>& s) {
+  for (Buffer<Real>* row : {&s.e, &s.d}) std::fill(row->get() + s.S, row->get() + s.ld, Real(0));
+  for (Buffer<Real>* rows : {&s.unit, &s.live, &s.r, &s.scale})
+    for (int64_t c = 0; c < s.C; ++c)
+      std::fill(rows->get() + c * s.ld + s.S, rows->get() + (c + 1) * s.ld, Real(0));
 }
 
 // scale = 1 / diag(H)
@@ -129,41 +138,43 @@ inline void load_preconditioner(SupportSystem<Real>& s, const Term& term) {
     }
 }
 
-// z = scale r
+// z = scale r; returns <r, z>.
 template <typename Real>
-inline void precondition(SupportSystem<Real>& s) {
-  for (int64_t c = 0; c < s.C; ++c)
-#pragma omp simd
-    for (int64_t i = c * s.ld; i < c * s.ld + s.S; ++i)
-      s.z.get()[i] = s.scale.get()[i] * s.r.get()[i];
+inline double precondition(SupportSystem<Real>& s) {
+  const Real *r = s.r.get(), *scale = s.scale.get();
+  Real* z = s.z.get();
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < s.C * s.ld; ++i) {
+    z[i] = scale[i] * r[i];
+    sum += static_cast<double>(r[i]) * z[i];
+  }
+  return sum;
 }
 
 // Preconditioned conjugate gradients from 0 on the live entries: x, with r = rhs on entry. Stops at
 // ||residual|| <= eta ||rhs|| in the preconditioned norm.
 template <typename Real, typename Term>
 inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t max_steps) {
+  const int64_t size = s.C * s.ld;
   Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get(), *z = s.z.get();
-  std::fill_n(x, s.C * s.ld, Real(0));
+  std::fill_n(x, size, Real(0));
+  clear_past(s);
   load_preconditioner(s, term);
-  precondition(s);
-  std::copy_n(z, s.C * s.ld, p);
-  double rz = inner(s, r, z);
+  double rz = precondition(s);
+  std::copy_n(z, size, p);
   const double target = eta * eta * rz;
   for (int64_t step = 0; step < max_steps && rz > target; ++step) {
     apply(s, term, p, Hp);
-    const double curvature = inner(s, p, Hp);
+    const double curvature = dot<double>(p, Hp, size);
     if (!(curvature > 0)) break;
-    for (int64_t c = 0; c < s.C; ++c) {
-      axpy(static_cast<Real>(rz / curvature), p + c * s.ld, x + c * s.ld, s.S);
-      axpy(static_cast<Real>(-rz / curvature), Hp + c * s.ld, r + c * s.ld, s.S);
-    }
-    precondition(s);
-    const double next = inner(s, r, z), ratio = next / rz;
+    axpy(static_cast<Real>(rz / curvature), p, x, size);
+    axpy(static_cast<Real>(-rz / curvature), Hp, r, size);
+    const double next = precondition(s);
+    const Real ratio = static_cast<Real>(next / rz);
     rz = next;
-    for (int64_t c = 0; c < s.C; ++c)
 #pragma omp simd
-      for (int64_t i = c * s.ld; i < c * s.ld + s.S; ++i)
-        p[i] = z[i] + static_cast<Real>(ratio) * p[i];
+    for (int64_t i = 0; i < size; ++i) p[i] = z[i] + ratio * p[i];
   }
 }
 
