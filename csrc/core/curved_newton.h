@@ -7,6 +7,9 @@
 
 SPARSEDIS_BEGIN
 
+constexpr double kFar = 1e-3;     // a gap above which Newton's systems are solved loosely
+constexpr double kPromise = 0.2;  // share of the gap up to which a model with kinks is believed
+
 // The loss's part of the Hessian at means P: V -> A_S' sqrt(p) Q(sqrt(p)^-1 A_S V + b), Q the
 // Hessian of the rows, and b the bias that answers V. Its products are two thin matrix products.
 template <typename Real>
@@ -16,7 +19,9 @@ struct CurvedTerm {
   int64_t n, S, C, rows, ld;     // `rows` apart along features, `ld` along samples
   const Real *P, *root;          // (C, ld), (ld)
   Buffer<Real> A, At, T, shift;  // (n, rows), (S, ld), (C, ld) twice
-  Buffer<Real> along, diagonals;
+  Buffer<Real> along, squares, diagonals;
+  Buffer<int64_t> gathered;  // the support whose columns these are
+  int64_t gathered_size = 0;
   BiasSystem system;  // its factor
   Buffer<double> answer;
 
@@ -59,13 +64,13 @@ inline void add_answer(CurvedTerm<Real>& term) {
 
 template <typename Real>
 inline void CurvedTerm<Real>::apply(const Real* V, Real* out) {
-  multiply(V, C, rows, S, At.get(), ld, ld, T.get(), ld);
+  multiply(V, C, rows, S, At.get(), ld, n, T.get(), ld);
   curve(loss, P, C, ld, T.get(), along.get());
   if (fit_intercept) {
     answer_bias<Real>(*this, nullptr);
     add_answer(*this);
   }
-  multiply(T.get(), C, ld, n, A.get(), rows, rows, out, rows);
+  multiply(T.get(), C, ld, n, A.get(), rows, S, out, rows);
 }
 
 // The factor of the bias's Hessian and the diagonal of the term (with the bias held), from P and A.
@@ -76,15 +81,14 @@ inline void load_term(const Curved<Real>& data, const Scores<Sum>& m, CurvedTerm
     bias_system(term.loss, data, m, term.system);
     cholesky(term.system.H.get(), term.C, padded<double>(term.C));
   }
-  std::fill_n(term.diagonals.get(), term.C * term.rows, Real(0));
-  for (int64_t i = 0; i < term.n; ++i)
-    for (int64_t c = 0; c < term.C; ++c) {
-      const Real mean = term.P[c * term.ld + i], bend = mean * (1 - mean);
-      const Real* row = term.A.get() + i * term.rows;
-      Real* diagonal = term.diagonals.get() + c * term.rows;
+  const Real *P = term.P, *A = term.A.get();
+  Real *bend = term.shift.get(), *squares = term.squares.reserve(term.n * term.rows);
 #pragma omp simd
-      for (int64_t j = 0; j < term.rows; ++j) diagonal[j] += bend * row[j] * row[j];
-    }
+  for (int64_t i = 0; i < term.C * term.ld; ++i) bend[i] = P[i] * (1 - P[i]);
+#pragma omp simd
+  for (int64_t i = 0; i < term.n * term.rows; ++i) squares[i] = A[i] * A[i];
+  multiply(bend, term.C, term.ld, term.n, squares, term.rows, term.S, term.diagonals.get(),
+           term.rows);
 }
 
 // The support's columns of the set's A and their transpose; past them sqrt(p), the bias's column.
@@ -92,6 +96,10 @@ template <typename Real>
 inline void gather_term(const WorkingSet<Real>& ws, const int64_t* support, int64_t S,
                         const Curved<Real>& data, CurvedTerm<Real>& term) {
   Real *At = term.At.get(), *A = term.A.get();
+  const int64_t* before = term.gathered.get();
+  if (S == term.gathered_size && std::equal(support, support + S, before)) return;
+  term.gathered_size = S;
+  std::copy_n(support, S, term.gathered.reserve(S));
   for (int64_t a = 0; a < S; ++a)
     std::copy_n(ws.Zt.get() + support[a] * term.ld, term.ld, At + a * term.ld);
   for (int64_t a = S; a < term.S; ++a) std::copy_n(data.root.get(), term.ld, At + a * term.ld);
@@ -112,15 +120,23 @@ inline int64_t curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& 
   if (S == 0) return 0;
   s.shape(S + fit_intercept, ws.C);
   shape_term(term, term.n, s.S, ws.C, s.ld, data.ld);
+  std::fill_n(term.T.get(), term.C * term.ld, Real(0));
   gather_support(ws, S, newton);
   gather_term(ws, s.row.get(), S, data, term);
   load_term(data, m, term);
-  const Real* diagonals = term.diagonals.get();
-  const Real largest = *std::max_element(diagonals, diagonals + s.C * s.ld);
+  Real largest = 0;
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real* row = term.diagonals.get() + c * s.ld;
+    largest = std::max(largest, *std::max_element(row, row + s.S));
+  }
   damp(newton, largest, ws.held ? S : 0, {false, gap});
   descent_rhs(newton);
   const double eta = std::min(0.3, std::sqrt(gap));
-  solve_by_cg(s, term, eta, gap > 1e-3 ? 40 : 200);
+  // No step gains the gap: far away, a model with kinks that promises as much holds no farther.
+  const bool far = gap > kFar;
+  const double most =
+      far && ws.held ? kPromise * gap * data.zero : std::numeric_limits<double>::infinity();
+  solve_by_cg(s, term, eta, far ? 40 : 200, most);
   descent_rhs(newton);  // which solving took
   return S;
 }

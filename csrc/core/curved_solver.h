@@ -8,9 +8,9 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kCurvedStages = 8;      // geometric stages from the smallest zero strength down
+constexpr int kCurvedStages = 5;      // geometric stages from the smallest zero strength down
 constexpr int64_t kCurvedPasses = 2;  // over one quadratic model
-constexpr double kStiff = 1.3;        // curvature of the first model, in units of the mean
+constexpr double kStiff = 1.15;       // curvature of the first model, in units of the mean
 constexpr double kNearGap = 0.07;    // a gap from which on every model is followed by a Newton step
 constexpr double kFast = 0.6;        // passes that leave less than this of the gap need no Newton
 constexpr int kHalvings = 12;        // of a Newton step
@@ -43,7 +43,7 @@ struct CurvedSolve {
 
   // The decrement of the bias at which its gradient, which the gap is blind to, costs little.
   double enough(double share) const {
-    const double least = share * tol * curved.data.zero;
+    const double least = share * std::max(tol, 0.0) * curved.data.zero;
     return std::max(least * least, small_decrement<double>());
   }
 };
@@ -69,7 +69,7 @@ inline void evaluate_set(CurvedSolve<Real>& solve) {
   CurvedWork<Real>& curved = solve.curved;
   Scores<Real>& m = curved.scores;
   respond_set(solve, m, std::max(solve.enough(kBiasShare), small_decrement<Real>()));
-  multiply(m.R.get(), m.C, m.ld, solve.task.n, ws.Z.get(), ws.ld, ws.ld, ws.q.get(), ws.ld);
+  multiply(m.R.get(), m.C, m.ld, solve.task.n, ws.Z.get(), ws.ld, ws.size, ws.q.get(), ws.ld);
   curved.objective =
       divergence(solve.task.loss, m, m.bias.get(), curved.data.y.get(), curved.data.p.get(), 0.0) +
       penalty_of(ws.penalty(), ws.W.get(), ws.size, ws.C, ws.ld, ws.scale);
@@ -234,6 +234,7 @@ inline void shape_curved(CurvedSolve<Real>& solve) {
   std::copy_n(curved.certified.bias.get(), task.C, curved.scores.bias.get());
   CurvedTerm<Real>& term = curved.term;
   term.loss = task.loss, term.fit_intercept = false, term.n = task.n;  // the bias is a row
+  term.gathered_size = 0;
   solve.sparse.g.reserve(task.C * task.ld);
 }
 

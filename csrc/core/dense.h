@@ -62,36 +62,37 @@ inline typename Simd<Sum>::Vector load_vector(const Value* from) {
   }
 }
 
-// `rows` rows of two vectors, in registers.
-template <int rows, typename Sum>
+// `rows` rows of two vectors, or of one, in registers.
+template <int rows, typename Sum, int vectors = 2>
 struct Tile {
   using Vector = typename Simd<Sum>::Vector;
   static constexpr int64_t lanes = Simd<Sum>::kLanes;
-  Vector v[rows][2];
+  Vector v[rows][vectors];
 
   void clear() {
-    for (int r = 0; r < rows; ++r) v[r][0] = v[r][1] = Vector{};
+    for (int r = 0; r < rows; ++r)
+      for (int half = 0; half < vectors; ++half) v[r][half] = Vector{};
   }
   void load(const Sum* from, int64_t ld) {
     for (int r = 0; r < rows; ++r)
-      for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < vectors; ++half)
         v[r][half] = load_vector<Sum>(from + r * ld + half * lanes);
   }
   void store(Sum* to, int64_t ld) const {
     for (int r = 0; r < rows; ++r)
-      for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < vectors; ++half)
         *reinterpret_cast<Vector*>(to + r * ld + half * lanes) = v[r][half];
   }
   // Adds `scale` times another tile.
   void add(Sum scale, const Tile& other) {
     for (int r = 0; r < rows; ++r)
-      for (int half = 0; half < 2; ++half) v[r][half] += scale * other.v[r][half];
+      for (int half = 0; half < vectors; ++half) v[r][half] += scale * other.v[r][half];
   }
 
   // Adds sum_k X[k, r] Y[k, :] to every row r: X is read at k * step + r * row, Y at k * ldy.
   template <typename X, typename Y>
   void accumulate(const X* x, int64_t step, int64_t row, const Y* y, int64_t ldy, int64_t count) {
-    if constexpr (rows <= 2) {  // few sums: those of odd k run beside those of even k
+    if constexpr (rows * vectors <= 5) {  // few sums: those of odd k run beside those of even k
       Tile odd;
       odd.clear();
       const int64_t pairs = count / 2;
@@ -107,11 +108,11 @@ struct Tile {
 
   template <typename X, typename Y>
   void add_product(const X* x, int64_t row, const Y* y) {
-    const Vector left = load_vector<Sum>(y), right = load_vector<Sum>(y + lanes);
+    Vector right[vectors];
+    for (int half = 0; half < vectors; ++half) right[half] = load_vector<Sum>(y + half * lanes);
     for (int r = 0; r < rows; ++r) {
       const Sum factor = static_cast<Sum>(x[r * row]);
-      v[r][0] += factor * left;
-      v[r][1] += factor * right;
+      for (int half = 0; half < vectors; ++half) v[r][half] += factor * right[half];
     }
   }
 };
@@ -206,17 +207,22 @@ inline void for_each_rows(int64_t C, F body) {
   if (C - c == 1) body(c, std::integral_constant<int, 1>());
 }
 
-// out (C, ldo) = L R for L (C, K; ldl) and R (K, columns; ldr), `columns` whole tiles, in `Sum`.
+// out (C, ldo) = L R for L (C, K; ldl) and R (K, columns; ldr), in `Sum`. `columns` are taken to a
+// whole vector, which rows of R and `out` have room for.
 template <typename Sum, typename L, typename R>
 inline void multiply(const L* l, int64_t C, int64_t ldl, int64_t K, const R* r, int64_t ldr,
                      int64_t columns, Sum* out, int64_t ldo) {
   for_each_rows(C, [=](int64_t c, auto rows) {
-    for (int64_t b = 0; b < columns; b += Simd<Sum>::kTile) {
-      Tile<decltype(rows)::value, Sum> tile;
+    const auto some = [=](int64_t b, auto vectors) {
+      Tile<decltype(rows)::value, Sum, decltype(vectors)::value> tile;
       tile.clear();
       tile.accumulate(l + c * ldl, 1, ldl, r + b, ldr, K);
       tile.store(out + c * ldo + b, ldo);
-    }
+    };
+    int64_t b = 0;
+    for (; b + Simd<Sum>::kLanes < columns; b += Simd<Sum>::kTile)
+      some(b, std::integral_constant<int, 2>());
+    if (b < columns) some(b, std::integral_constant<int, 1>());
   });
 }
 

@@ -153,9 +153,11 @@ inline double precondition(SupportSystem<Real>& s) {
 }
 
 // Preconditioned conjugate gradients from 0 on the live entries: x, with r = rhs on entry. Stops at
-// ||residual|| <= eta ||rhs|| in the preconditioned norm.
+// ||residual|| <= eta ||rhs|| in the preconditioned norm, or where the quadratic model has fallen
+// by `most`.
 template <typename Real, typename Term>
-inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t max_steps) {
+inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t max_steps,
+                        double most = std::numeric_limits<double>::infinity()) {
   const int64_t size = s.C * s.ld;
   Real *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get(), *z = s.z.get();
   std::fill_n(x, size, Real(0));
@@ -164,10 +166,12 @@ inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t
   double rz = precondition(s);
   std::copy_n(z, size, p);
   const double target = eta * eta * rz;
-  for (int64_t step = 0; step < max_steps && rz > target; ++step) {
+  double fallen = 0;
+  for (int64_t step = 0; step < max_steps && rz > target && fallen < most; ++step) {
     apply(s, term, p, Hp);
     const double curvature = dot<double>(p, Hp, size);
     if (!(curvature > 0)) break;
+    fallen += 0.5 * rz * rz / curvature;
     axpy(static_cast<Real>(rz / curvature), p, x, size);
     axpy(static_cast<Real>(-rz / curvature), Hp, r, size);
     const double next = precondition(s);
