@@ -82,46 +82,79 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
   });
 }
 
+// sum |w| of consecutive groups: 0 exactly where every entry is 0.
+template <typename Real>
+void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
+  const int64_t C = layout.C;
+  const auto magnitude = [](int64_t, typename Eight<Real>::Vector& x) { x = x < 0 ? -x : x; };
+  int64_t k = 0;
+  for (; k + 8 <= groups && C < kLongGroup; k += 8)
+    eight_sums(w + k * C, layout, magnitude, out + k);
+  for (; k < groups; ++k) {
+    double sum[1];
+    const Real* row = w + k * C;
+    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
+    out[k] = static_cast<Real>(sum[0]);
+  }
+}
+
+// Features [m0, m0 + width) over all tasks; `counts` gets how many of them each task uses.
+template <typename Real>
+void usage_of_features(const FeatureUsageArgs<Real>& a, int64_t m0, int64_t width,
+                       uint8_t* counts) {
+  const Layout<Real> layout(a.C);
+  Real sums[kSlab];
+  double magnitude[kSlab] = {};
+  int64_t tasks[kSlab] = {};
+  for (int64_t t = 0; t < a.T; ++t) {
+    const Real* w = a.w + (t * a.M + m0) * a.C;
+    fetch(w + kAhead * a.M * a.C, width * a.C);
+    magnitudes(w, width, layout, sums);
+    int count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int64_t k = 0; k < width; ++k) {
+      magnitude[k] += sums[k], tasks[k] += sums[k] != 0;
+      count += sums[k] != 0;
+    }
+    counts[t] = static_cast<uint8_t>(count);
+  }
+  for (int64_t k = 0; k < width; ++k)
+    a.magnitude[m0 + k] = static_cast<Real>(magnitude[k]), a.tasks_per_feature[m0 + k] = tasks[k];
+}
+
 template <typename Real>
 void feature_usage(const FeatureUsageArgs<Real>& a, ParallelFor run) {
-  const auto used = [&](int64_t t, int64_t m) {
-    const Real* w = a.w + (t * a.M + m) * a.C;
-    return std::any_of(w, w + a.C, [](Real x) { return x != 0; });
-  };
+  const int64_t slabs = (a.M + kSlab - 1) / kSlab;
+  Buffer<uint8_t> counts(slabs * a.T);
   for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-    double magnitude[kSlab] = {};
-    int64_t tasks[kSlab] = {};
-    for (int64_t t = 0; t < a.T; ++t)
-      for (int64_t k = 0; k < width; ++k) {
-        const Real* w = a.w + (t * a.M + m0 + k) * a.C;
-        for (int64_t c = 0; c < a.C; ++c) magnitude[k] += std::fabs(w[c]);
-        tasks[k] += used(t, m0 + k);
-      }
-    for (int64_t k = 0; k < width; ++k) {
-      a.magnitude[m0 + k] = static_cast<Real>(magnitude[k]);
-      a.tasks_per_feature[m0 + k] = tasks[k];
-    }
+    usage_of_features(a, m0, width, counts.get() + m0 / kSlab * a.T);
   });
-  const int64_t grain = kParallelElements / std::max<int64_t>(a.M * a.C, 1);
-  parallel_for(run, a.T, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      int64_t count = 0;
-      for (int64_t m = 0; m < a.M; ++m) count += used(t, m);
-      a.features_per_task[t] = count;
-    }
-  });
+  for (int64_t t = 0; t < a.T; ++t) {
+    a.features_per_task[t] = 0;
+    for (int64_t slab = 0; slab < slabs; ++slab)
+      a.features_per_task[t] += counts.get()[slab * a.T + t];
+  }
 }
 
 // The gradient of an unused feature's magnitude may be infinite (its logarithm is): 0 times that
 // must stay 0, so it is selected, not multiplied.
 template <typename Real>
 void feature_usage_backward(const FeatureUsageArgs<Real>& a, ParallelFor run) {
-  for_each_group(a, run, [&](int64_t, int64_t, int64_t m, int64_t offset) {
-    for (int64_t c = 0; c < a.C; ++c) {
-      const Real w = a.w[offset + c], g = a.grad_magnitude[m];
-      a.grad_w[offset + c] = w > 0 ? g : (w < 0 ? -g : w);
-    }
-  });
+  const int64_t width = a.M * a.C;
+  Buffer<Real> slopes(width);  // of every entry of a task
+  for (int64_t m = 0; m < a.M; ++m) std::fill_n(slopes.get() + m * a.C, a.C, a.grad_magnitude[m]);
+  parallel_for(run, a.T, kParallelElements / std::max<int64_t>(width, 1),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t t = begin; t < end; ++t) {
+                   const Real *w = a.w + t * width, *slope = slopes.get();
+                   Real* grad = a.grad_w + t * width;
+#pragma omp simd
+                   for (int64_t i = 0; i < width; ++i) {
+                     const Real up = slope[i], down = -slope[i];
+                     grad[i] = w[i] > 0 ? up : (w[i] < 0 ? down : w[i]);
+                   }
+                 }
+               });
 }
 
 SPARSEDIS_END

@@ -97,27 +97,37 @@ struct Layout {
   }
 };
 
-// ||ST(v_k, l1)||^2 of eight groups at once; the first has the strengths at k0.
-template <bool entries, typename Real>
-void square_norms(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
-                  Real* square) {
+// Sums over the entries of eight groups at once, each entry as `term(k, x)` leaves it: 0 as 0.
+template <typename Real, typename Term>
+void eight_sums(const Real* v, const Layout<Real>& layout, Term term, Real* out) {
   using Vector = typename Eight<Real>::Vector;
-  Vector sums[8], squares;
+  Vector sums[8], total;
 #pragma GCC unroll 8
   for (int64_t k = 0; k < 8; ++k) {
     const Real* row = v + k * layout.C;
     Vector x = Eight<Real>::at(v + layout.offset[k]);
     Eight<Real>::keep(layout.inside[k], x);
-    if (entries) threshold(at, k0 + k, x);
-    sums[k] = x * x;
+    term(k, x);
+    sums[k] = x;
     for (int64_t c = 0; c < layout.whole; c += 8) {
       x = Eight<Real>::at(row + c);
-      if (entries) threshold(at, k0 + k, x);
-      sums[k] += x * x;
+      term(k, x);
+      sums[k] += x;
     }
   }
-  Eight<Real>::sum_rows(sums, squares);
-  Eight<Real>::at(square) = squares;
+  Eight<Real>::sum_rows(sums, total);
+  Eight<Real>::at(out) = total;
+}
+
+// ||ST(v_k, l1)||^2 of eight groups; the first has the strengths at k0.
+template <bool entries, typename Real>
+void square_norms(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
+                  Real* square) {
+  const auto term = [&](int64_t k, typename Eight<Real>::Vector& x) {
+    if (entries) threshold(at, k0 + k, x);
+    x *= x;
+  };
+  eight_sums(v, layout, term, square);
 }
 
 // ST(x, high) or what is positive of it, of one number.
