@@ -4,7 +4,8 @@ A file per op says what is computed, by whom and at which sizes; `case` holds wh
 `measure` checks and times them, `report` prints and saves the rows.
 """
 
-# The module of `sparsedis_kernels.bench` with the cases of each op, and of what ops are part of.
+# The module of `sparsedis_kernels.bench` with the cases of each op, of what `fit_heads` does besides
+# (other losses than squares, one design), and of what ops are part of.
 MODULES = {
     "prox": "prox",
     "prox_": "inplace",
@@ -16,6 +17,8 @@ MODULES = {
     "prox_adamw": "optim",
     "feature_usage": "feature_usage",
     "fit_heads": "fit_heads",
+    "losses": "losses",
+    "one_design": "one_design",
     "scaling": "scaling",
     "bilevel_step": "bilevel_step",
 }

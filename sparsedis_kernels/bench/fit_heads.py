@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparsedis_kernels.bench import losses, one_design
 from sparsedis_kernels.bench.case import (
     COMPILED,
     Bar,
@@ -77,7 +76,7 @@ KERNELS = ("scikit-learn kernel", "scikit-learn Gram kernel")
 
 
 def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
-    """Ridge, sparse and nested heads, other losses, one design; of each the first if `quick`."""
+    """Ridge, sparse and nested heads, and gradients; of each the first if `quick`."""
     few = slice(0, 1 if quick else None)
     for ridge_size, (forward, both) in [*RIDGE_SIZES.items()][few]:
         yield ridge_case(ridge_size, forward)
@@ -89,8 +88,6 @@ def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     for size, times in [*NESTED_SIZES.items()][few]:
         yield nested_case(size, times)
     yield from map(gradient_case, GRADIENT_SIZES[few])
-    yield from losses.cases(few)
-    yield from one_design.cases(quick)
 
 
 BOTH: dict[str, Provider] = {"ours": ours, "reference": partial(ours, backend="reference")}

@@ -77,8 +77,9 @@ PEERS: dict[tuple[str, str], dict[str, Provider]] = {
 }
 
 
-def cases(few: slice) -> Iterator[Case]:
-    """Every size, cold and warm; of each kind those of a slice."""
+def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
+    """Every size, cold and warm; the first of each kind alone if `quick`."""
+    few = slice(0, 1 if quick else None)
     for sizes in (GROUP, LASSO, LOGISTIC, RIDGE):
         for size, factors in [*sizes.items()][few]:
             for start, factor in zip(TOLERANCES, factors, strict=False):
@@ -103,7 +104,7 @@ def loss_case(size: Size, start: str, factor: float) -> Case:
     reference: Provider = partial(loosest_ours, backend="reference")
     providers = {"ours": loosest_ours, "reference": reference, **libraries}
     kind = f"{size.loss} {size.level} {size.strength} n={size.n} suboptimality={tol:g} {start}"
-    where = ("fit_heads", kind, (TASKS, size.M, size.C), "forward")
+    where = ("losses", kind, (TASKS, size.M, size.C), "forward")
     return Case(*where, setup, providers, peers, (Bar(factor, (*libraries, *peers)),))
 
 

@@ -20,7 +20,7 @@ SIZES = [(200, 128, 5), (50, 512, 5)]
 FACTOR = 1.0  # as fast as the best of them: one product with all targets leaves little to gain
 
 
-def cases(quick: bool) -> Iterator[Case]:
+def cases(op: str, device_type: str, quick: bool) -> Iterator[Case]:
     """Few tasks, and unless `quick` many of both sizes."""
     yield one_design_case(FEW, *SIZES[0])
     for size in () if quick else SIZES:
@@ -47,7 +47,7 @@ def one_design_case(T: int, n: int, M: int, C: int) -> Case:
         "himalaya kernel": himalaya.kernel_ridge,
     }
     bars = (Bar(FACTOR, ("torch cholesky", "torch operator", *peers)),)
-    where = ("fit_heads", f"one design, ridge n={n}", (T, M, C), "forward")
+    where = ("one_design", f"ridge n={n}", (T, M, C), "forward")
     return Case(*where, setup, providers, peers, bars)
 
 

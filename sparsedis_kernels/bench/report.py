@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,16 +40,11 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def save(
-    command: str,
-    rows: Iterable[Row],
-    verdicts: Iterable[Verdict],
-    device: torch.device,
-    path: Path,
+    about: Mapping[str, object], rows: Iterable[Row], verdicts: Iterable[Verdict], path: Path
 ) -> None:
-    """Write rows and verdicts, the command, and what they were measured on, as JSON."""
+    """Write rows and verdicts as JSON, after the command and the machine, which `about` holds."""
     document = {
-        "command": command,
-        "machine": machine(device),
+        **about,
         "rows": [asdict(row) for row in rows],
         "bars": [{**asdict(verdict), "passed": verdict.passed} for verdict in verdicts],
     }

@@ -51,6 +51,7 @@ def _measure(args: argparse.Namespace) -> int:
     effort = replace(measure.QUICK if args.quick else measure.FULL, peers=args.peers)
     cases = list(measure.cases(args.ops or list(MODULES), device.type, quick=args.quick))
     rows, verdicts = [], []
+    about = {"command": _command(args), "machine": report.machine(device)} if args.save else {}
     print(report.HEADER)
     for case in cases:
         measured = measure.measure(case, device, effort)
@@ -58,9 +59,10 @@ def _measure(args: argparse.Namespace) -> int:
         print(case, *report.lines(measured), *judged, sep="\n", flush=True)
         rows += measured
         verdicts += judged
+        if args.save:  # after every case: a run of half an hour may be interrupted
+            report.save(about, rows, verdicts, args.save)
     print(*verdicts, sep="\n")
     if args.save:
-        report.save(_command(args), rows, verdicts, device, args.save)
         print(f"rows: {args.save}")
     return int(any(row.provider == "ours" and row.status == "wrong" for row in rows))
 
