@@ -4,8 +4,8 @@ A file per op says what is computed, by whom and at which sizes; `case` holds wh
 `measure` checks and times them, `report` prints and saves the rows.
 """
 
-# The module of `sparsedis_kernels.bench` with the cases of each op, of what `fit_heads` does besides
-# (other losses than squares, one design), and of what ops are part of.
+# The module of `sparsedis_kernels.bench` with the cases of each op, of `fit_heads` under other
+# losses and on one design, and of what ops are part of.
 MODULES = {
     "prox": "prox",
     "prox_": "inplace",
