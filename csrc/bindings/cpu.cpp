@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <exception>
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -150,11 +151,12 @@ double begin_step(const char* op, const Tensor& step) {
   return number;
 }
 
-Tensor packed_like(const char* op, const Tensor& w, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == w.scalar_type(), op, ": dtype ",
-                  static_cast<int>(t.scalar_type()), " beside weights of dtype ",
-                  static_cast<int>(w.scalar_type()));
-  return packed(t);
+// Kernels read and write every array of a step in the dtype of its weight.
+void check_alike(const char* op, const Tensor& w, std::initializer_list<Tensor> others) {
+  for (const Tensor& t : others)
+    STD_TORCH_CHECK(t.scalar_type() == w.scalar_type(), op, ": dtype ",
+                    static_cast<int>(t.scalar_type()), " beside weights of dtype ",
+                    static_cast<int>(w.scalar_type()));
 }
 
 void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, Tensors l1,
@@ -164,7 +166,8 @@ void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, T
   const Levels levels{l1, group, shared, ridge, scale, nonneg};
   for (size_t i = 0; i < weights.size(); ++i) {
     InPlace w(weights[i]), buffer(buffers.empty() ? weights[i] : buffers[i]);
-    const Tensor grad = packed_like(op, w.memory, grads[i]);
+    check_alike(op, w.target, {grads[i], buffer.target});
+    const Tensor grad = packed(grads[i]);
     const double number = begin_step(op, steps[i]) + nesterov;
     const double summed = buffers.empty() ? 1 : (1 - std::pow(momentum, number)) / (1 - momentum);
     dispatch(op, w.memory, [&](auto real) {
@@ -187,7 +190,8 @@ void prox_adamw_(Tensors weights, Tensors grads, Tensors exp_avgs, Tensors exp_a
   const Levels levels{l1, group, shared, ridge, scale, nonneg};
   for (size_t i = 0; i < weights.size(); ++i) {
     InPlace w(weights[i]), first(exp_avgs[i]), second(exp_avg_sqs[i]);
-    const Tensor grad = packed_like(op, w.memory, grads[i]);
+    check_alike(op, w.target, {grads[i], first.target, second.target});
+    const Tensor grad = packed(grads[i]);
     const double number = begin_step(op, steps[i]);
     dispatch(op, w.memory, [&](auto real) {
       using Real = decltype(real);

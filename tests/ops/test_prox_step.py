@@ -211,6 +211,15 @@ def test_lists_that_do_not_fit_are_refused(change, error, message):
         sk.prox_adamw_(**arrays, penalty=sk.Penalty(l1=0.1), lr=0.1)
 
 
+def test_moments_of_another_dtype_are_refused():
+    w, first = torch.zeros(2, 3, 4, dtype=F64), torch.zeros(2, 3, 4)
+    with pytest.raises(RuntimeError, match="prox_sgd_: dtype"):
+        sk.prox_sgd_(
+            [w], [w], [first], [torch.zeros(())], sk.Penalty(l1=0.1),
+            lr=0.1, momentum=0.9, backend="cpu",
+        )  # fmt: skip
+
+
 def test_no_weights_is_no_step():
     sk.prox_sgd_([], [], [], [], sk.Penalty(l1=0.1), lr=0.1)
     sk.prox_adamw_([], [], [], [], [], sk.Penalty(l1=0.1), lr=0.1)
