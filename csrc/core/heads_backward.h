@@ -22,6 +22,11 @@ struct HeadGradient {
 
 constexpr int64_t kSampleRows = 8;  // samples whose gradients are written together
 
+// Where conjugate gradients stop, residual over right side: half the digits serve data in float32,
+// whose rounding moves the gradient by more.
+template <typename Real>
+constexpr double kAdjointError = sizeof(Real) == 4 ? 1e-7 : 1e-14;
+
 // Between samples and outputs, `ld` apart: some samples' features, [scores, U's products] and
 // p [r, Q q]; what they multiply, and the gradients of features.
 struct SampleExchange {
@@ -129,8 +134,8 @@ inline void solve_ridge_adjoint(Work& work) {
 }
 
 // U on the support, in system.x.
-template <typename Work>
-inline void solve_adjoint(Work& work) {
+template <typename Real>
+inline void solve_adjoint(HeadBackwardWork<Real>& work) {
   SupportSystem<double>& s = work.system;
   const Task<double>& task = work.task;
   if (!task.sparse && task.n < task.M) {
@@ -142,7 +147,7 @@ inline void solve_adjoint(Work& work) {
   std::copy_n(s.r.get(), s.C * s.ld, rhs.get());
   if (solve_directly(s)) return;
   std::copy_n(rhs.get(), s.C * s.ld, s.r.get());
-  solve_by_cg(s, GramTerm<double>{s}, 1e-14, 10 * s.S * s.C);
+  solve_by_cg(s, GramTerm<double>{s}, kAdjointError<Real>, 10 * s.S * s.C);
 }
 
 // Strength gradients of the support's rows; the others are 0.
@@ -427,7 +432,7 @@ inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<R
         if (s.live.get()[c * s.ld + a]) s.r.get()[c * s.ld + a] -= s.Hp.get()[c * s.ld + a];
   }
   hold_limits(work);
-  solve_by_cg(s, term, 1e-14, 10 * s.S * s.C);
+  solve_by_cg(s, term, kAdjointError<Real>, 10 * s.S * s.C);
   answer_adjoint(in, work);
 }
 
