@@ -163,7 +163,8 @@ def function_case(
     make = {"forward": _forward, "backward": _backward}[direction]
 
     def setup(device: torch.device) -> Job:
-        data = [randn(shape, device)]
+        uneven = torch.linspace(0.5, 1.5, shape[-2], device=device)[:, None]  # use of features
+        data = [randn(shape, device) * uneven]
         if metric:
             data.append(randn(shape, device, seed=1).exp())
         expected = make(functions["reference"], [d.double() for d in data])()
