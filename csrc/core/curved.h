@@ -7,9 +7,6 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kBiasSteps = 100, kBiasHalvings = 60;
-constexpr double kStill = 1e-14;  // curvature below which nothing moves an output's bias
-
 // `Real` is what the task is solved in. Rows of samples are (C, ld), zeros past the n samples.
 template <typename Real>
 struct Curved {
@@ -23,24 +20,6 @@ struct Curved {
 struct BiasSystem {
   Buffer<double> H, gradient, step, trial, weighted, room;
 };
-
-// Twice what a Newton step of the bias still gains: below this it is rounding.
-template <typename Real>
-constexpr double small_decrement() {
-  return sizeof(Real) == 4 ? 1e-13 : 1e-26;
-}
-// Along a step whose largest entry is r, the Hessian changes by no more than e^(2r): a full step
-// that is shorter than this descends, and leaves less than 3 r^2 of the decrement.
-constexpr double kCertainStep = 0.3;
-
-// The limit of an output's bias: -inf or inf where its targets are 0 or 1 throughout, else 0. A
-// class without weight in a task is not one of its classes, with or without an intercept.
-inline double limit_of(Loss loss, double some, double all, bool any, bool fit_intercept) {
-  if (!any || (loss == kLogistic && !fit_intercept)) return 0;
-  if (some == 0) return -std::numeric_limits<double>::infinity();
-  const bool full = loss == kLogistic && all == 0;
-  return full ? std::numeric_limits<double>::infinity() : 0;
-}
 
 // Limits of the bias, and its best finite part at zero weights, of sum 0 over classes.
 template <typename Real>

@@ -1,9 +1,8 @@
 // The penalty of a task as arrays, its dual norm, and the certified duality gap.
 #pragma once
 
-#include <limits>
-
 #include "dense.h"
+#include "dual_norm.h"
 
 SPARSEDIS_BEGIN
 
@@ -13,25 +12,6 @@ struct TaskPenalty {
   const Real *l1, *group, *ridge;
   bool nonneg;
 };
-
-// ||ST(g, l1)||, and its derivative in nu when l1 stands for nu * l1.
-struct Thresholded {
-  double norm, slope;
-};
-
-// `g` holds C entries, `stride` apart.
-template <typename Value>
-inline Thresholded thresholded(const Value* g, int64_t C, int64_t stride, double nu, double l1,
-                               bool nonneg) {
-  double norm2 = 0, drift = 0;
-  for (int64_t c = 0; c < C; ++c) {
-    const double u = soft_threshold<double>(g[c * stride], nu * l1, nonneg);
-    norm2 += u * u;
-    drift += std::fabs(u);
-  }
-  const double norm = std::sqrt(norm2);
-  return {norm, norm > 0 ? -l1 * drift / norm : 0.0};
-}
 
 // Calls body(j, ||ST(g_j, nu l1_j)||) for every feature, g (C, ld); a nu of 0 takes the plain norm.
 // Rows and strengths are whole tiles, which loops of constant length take at once.
@@ -53,30 +33,6 @@ inline void for_each_norm(const TaskPenalty<Real>& p, const Value* g, int64_t M,
     for (int64_t i = 0; i < block; ++i) norm[i] = std::sqrt(norm[i]);
     for (int64_t i = 0; i < std::min(block, M - j0); ++i) body(j0 + i, norm[i]);
   }
-}
-
-// The smallest nu >= 0 with ||ST(g, nu l1)|| <= nu group: the dual norm of a row. The difference is
-// convex and falls in nu, so Newton from 0 climbs to the root; with one strength the root is known.
-template <typename Value>
-inline double dual_norm(const Value* g, int64_t C, int64_t stride, double l1, double group,
-                        bool nonneg) {
-  double nu = 0;
-  if (l1 > 0 && group == 0) {
-    for (int64_t c = 0; c < C; ++c)
-      nu = std::max(nu, nonneg ? double(g[c * stride]) : std::fabs(double(g[c * stride])));
-    return nu / l1;
-  }
-  if (l1 == 0 && group > 0) return thresholded(g, C, stride, 0, 0, nonneg).norm / group;
-  for (int step = 0; step < 100; ++step) {
-    const Thresholded u = thresholded(g, C, stride, nu, l1, nonneg);
-    if (u.norm == 0) break;
-    const double slope = u.slope - group;
-    if (slope == 0) return std::numeric_limits<double>::infinity();
-    const double next = nu - (u.norm - nu * group) / slope;
-    if (!(next > nu * (1 + 1e-15))) break;
-    nu = next;
-  }
-  return nu;
 }
 
 // What the gap needs of W and g = A'R: <g, W> and the penalty's value.

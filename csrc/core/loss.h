@@ -8,29 +8,9 @@
 #include <numeric>
 
 #include "dense.h"
+#include "loss_kind.h"
 
 SPARSEDIS_BEGIN
-
-enum Loss : int64_t { kSquared = 0, kMultinomial = 1, kLogistic = 2 };
-
-constexpr double kDistributionRounding = 1e-2;  // of the sum of a distribution, in bfloat16
-
-// A bound of the Hessian of A (Boehning 1992 for the multinomial).
-inline double loss_curvature(Loss loss) {
-  return loss == kSquared ? 1.0 : (loss == kMultinomial ? 0.5 : 0.25);
-}
-
-// Whether y (C) is a target that the loss takes.
-template <typename Real>
-inline bool takes(Loss loss, const Real* y, int64_t C) {
-  if (loss == kSquared) return true;
-  double sum = 0;
-  for (int64_t c = 0; c < C; ++c) {
-    if (!(y[c] >= 0) || (loss == kLogistic && !(y[c] <= 1))) return false;
-    sum += y[c];
-  }
-  return loss == kLogistic || std::fabs(sum - 1) < kDistributionRounding;
-}
 
 template <typename Real>
 struct ExpConstants;

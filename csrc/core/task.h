@@ -6,25 +6,9 @@
 
 #include "dual.h"
 #include "loss.h"
+#include "samples.h"
 
 SPARSEDIS_BEGIN
-
-enum Status : int32_t { kConverged = 0, kIterationLimit = 1, kNotFinite = 2 };
-
-// A feature that nothing penalises gets this share of its squared norm as ridge, so that every
-// problem has one solution.
-template <typename Real>
-constexpr double ridge_floor() {
-  return sizeof(Real) == 4 ? 1e-6 : 1e-10;
-}
-
-template <typename Real>
-struct TaskInput {
-  const Real *z, *y, *sample_weight;  // (n, M), (n, C), (n) or null
-  int64_t n, M, C;
-  bool fit_intercept;
-  Loss loss;
-};
 
 // The arrays a task is solved on; `Compute` is double where a gradient is taken.
 template <typename Compute>

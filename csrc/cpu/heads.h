@@ -6,26 +6,6 @@
 
 SPARSEDIS_BEGIN
 
-template <typename Real>
-TaskInput<Real> task_input(const SamplesArgs<Real>& s, int64_t t) {
-  const int64_t begin = s.offsets ? s.offsets[t] : t * s.n;
-  const int64_t n = s.offsets ? s.offsets[t + 1] - begin : s.n;
-  const bool own_weight = !s.one_design || s.weight_per_task;
-  return {s.one_design ? s.z : s.z + begin * s.M,
-          s.y + begin * s.C,
-          s.sample_weight ? s.sample_weight + (own_weight ? begin : 0) : nullptr,
-          n,
-          s.M,
-          s.C,
-          s.fit_intercept,
-          static_cast<Loss>(s.loss)};
-}
-
-template <typename Real>
-int64_t row_of(const SamplesArgs<Real>& s, int64_t t) {
-  return s.offsets ? s.offsets[t] : t * s.n;
-}
-
 // Elements that one task's samples touch, on average.
 template <typename Real>
 int64_t task_size(const SamplesArgs<Real>& s) {

@@ -39,16 +39,23 @@ const Real* data(const Maybe<Real>& array) {
   return array ? array->data() : nullptr;
 }
 
-// The pointer lives as long as the dictionary's own array: a converted copy would not.
+// A level is an array, a number, or an array times a number. The pointer lives as long as the
+// dictionary's own array: a converted copy would not.
 template <typename Real>
 Strength<Real> strength(const py::dict& levels, const char* level) {
   if (!levels.contains(level)) return {nullptr, 0, 0, 0.0};
-  const py::object given = levels[level];
+  py::object given = levels[level];
+  double scale = 1;
+  if (py::isinstance<py::tuple>(given)) {
+    const auto pair = given.cast<py::tuple>();
+    scale = pair[1].cast<double>(), given = pair[0];
+  }
+  if (py::isinstance<py::float_>(given)) return {nullptr, 0, 0, given.cast<double>()};
   const auto value = given.cast<py::array_t<Real, 0>>();
   if (!value.is(given)) throw py::type_error(std::string(level) + ": wrong dtype");
   const auto stride = [&](int axis) { return value.strides(axis) / int64_t{sizeof(Real)}; };
-  if (value.ndim() == 1) return {value.data(), 0, stride(0), 1.0};
-  return {value.data(), stride(0), stride(1), 1.0};
+  if (value.ndim() == 1) return {value.data(), 0, stride(0), scale};
+  return {value.data(), stride(0), stride(1), scale};
 }
 
 // `levels` holds l1, group, ridge (T, M) and shared (M), as far as they are there, and nonneg.
@@ -57,6 +64,27 @@ PenaltyArgs<Real> penalty(const py::dict& levels) {
   return {strength<Real>(levels, "l1"), strength<Real>(levels, "group"),
           strength<Real>(levels, "shared"), strength<Real>(levels, "ridge"),
           levels.contains("nonneg")};
+}
+
+using Offsets = std::optional<Array<int64_t>>;
+
+template <typename Real>
+SamplesArgs<Real> samples(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                          const Maybe<Real>& weight, int64_t loss) {
+  const int64_t M = z.shape(z.ndim() - 1), C = y.shape(y.ndim() - 1);
+  const int64_t T = offsets ? offsets->size() - 1 : y.shape(0), n = offsets ? 0 : y.shape(1);
+  return {T,
+          n,
+          M,
+          C,
+          z.data(),
+          y.data(),
+          offsets ? offsets->data() : nullptr,
+          data(weight),
+          !offsets && z.ndim() == 2,
+          weight && weight->ndim() == 2,
+          true,
+          loss};
 }
 
 inline int64_t threads = 1, threads_started = 0;

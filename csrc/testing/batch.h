@@ -214,27 +214,6 @@ Array<Real> feature_usage_backward(const Array<Real>& grad, const Array<Real>& w
   return grad_w;
 }
 
-using Offsets = std::optional<Array<int64_t>>;
-
-template <typename Real>
-SamplesArgs<Real> samples(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
-                          const Maybe<Real>& weight, int64_t loss) {
-  const int64_t M = z.shape(z.ndim() - 1), C = y.shape(y.ndim() - 1);
-  const int64_t T = offsets ? offsets->size() - 1 : y.shape(0), n = offsets ? 0 : y.shape(1);
-  return {T,
-          n,
-          M,
-          C,
-          z.data(),
-          y.data(),
-          offsets ? offsets->data() : nullptr,
-          data(weight),
-          !offsets && z.ndim() == 2,
-          weight && weight->ndim() == 2,
-          true,
-          loss};
-}
-
 template <typename Real>
 py::dict fit_heads(const Array<Real>& z, const Array<Real>& y, const py::dict& levels,
                    const Offsets& offsets, const Maybe<Real>& sample_weight,

@@ -1,4 +1,8 @@
-"""Builds `sparsedis_core`, the torch-free kernels as a Python module, with the C++ compiler."""
+"""Builds Python modules for tests of what needs no torch, with the system's C++ compiler.
+
+`sparsedis_core` holds the core and the CPU kernels, `sparsedis_cuda_jobs` how CUDA kernels are
+launched.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,10 @@ import pybind11
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCES = [CSRC / "testing" / "core_module.cpp", CSRC / "cpu" / "kernels.cpp"]
+SOURCES = {
+    "sparsedis_core": [CSRC / "testing" / "core_module.cpp", CSRC / "cpu" / "kernels.cpp"],
+    "sparsedis_cuda_jobs": [CSRC / "testing" / "cuda_module.cpp"],
+}
 FLAGS = ["-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror"]
 SHARED = ["-shared", "-fPIC", "-fvisibility=hidden"]
 INCLUDES = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
@@ -34,6 +41,7 @@ BUILDS = {
     "memory": ["-O0", "-g1", "-march=native", "-fsanitize=address,undefined"],
     "threads": ["-O1", "-g1", "-fsanitize=thread"],
     "avx2": shipped("avx2"),
+    "cuda": ["-O1", "-DSPARSEDIS_ISA=cuda"],
 }
 
 
@@ -45,11 +53,11 @@ def compiler() -> str:
     return found
 
 
-def build(kind: str, cache: Path) -> Path:
-    """The module of `kind`, from `cache` where the same sources and flags were built before."""
+def build(kind: str, cache: Path, name: str = "sparsedis_core") -> Path:
+    """The module `name` of a kind, from `cache` where the same was built before."""
     command = [compiler(), *FLAGS, *SHARED, *BUILDS[kind], "-fno-sanitize-recover=all", *INCLUDES]
-    command += map(str, SOURCES)
-    module = cache / fingerprint(command) / "sparsedis_core.so"
+    command += map(str, SOURCES[name])
+    module = cache / fingerprint(command) / f"{name}.so"
     module.parent.mkdir(parents=True, exist_ok=True)
     with (module.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers build it once

@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +43,7 @@ class Case:
 
 
 def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sparsedis_core", path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -434,7 +434,8 @@ class Kernel:
         check_block_races: plain accesses of two blocks to one byte, at least one a store, are an
             error.
         seed: run blocks and threads in a random order.
-        reachable: further arrays, to which the kernel finds pointers in memory.
+        reachable: further arrays, to which the kernel finds pointers in structs or in memory; a
+            sanitizer's program, whose arrays are copies, is given those in structs alone.
         blocks: first and number of the blocks to run, by linear index (x fastest); others are left
             out, so that the end of an enormous grid can be tried alone.
         count_sectors: count the sectors that warps touch (slow).
@@ -443,10 +444,11 @@ class Kernel:
         grid3, block3 = _three(grid), _three(block)
         _check_shape(description, grid3, block3)
         arguments = _encode_arguments(description, args)
-        if self.sanitize and (reachable or count_sectors):
-            what = "pointers in memory do" if reachable else "counting sectors does"
-            raise LaunchError(f"{what} not work under a sanitizer")
+        if self.sanitize and count_sectors:
+            raise LaunchError("counting sectors does not work under a sanitizer")
         arguments.memory += [m for m in map(_memory_of, reachable) if m is not None]
+        if self.sanitize and reachable:
+            arguments.pointers += _pointers_in(arguments)
         if self.sanitize or check_block_races:
             _refuse_huge(arguments)
         request = _Request()
@@ -499,6 +501,18 @@ class Kernel:
         if "Sanitizer" in run.stderr:
             raise SanitizerError(f"{self.sanitize} sanitizer report", run.stderr, self.file_name)
         raise LaunchError(f"the program ended with code {run.returncode}: {run.stderr[:2000]}")
+
+
+def _pointers_in(arguments: _Arguments) -> list[tuple[int, int]]:
+    """Offset and value of the words of struct parameters that point into an array."""
+    known = {offset for offset, _ in arguments.pointers}
+    words = struct.iter_unpack("<Q", arguments.block[: len(arguments.block) // 8 * 8])
+    return [
+        (8 * k, address)
+        for k, (address,) in enumerate(words)
+        if 8 * k not in known
+        and any(m.begin <= address < m.begin + m.size for m in arguments.memory)
+    ]
 
 
 def _serialise(

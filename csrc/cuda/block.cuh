@@ -1,0 +1,108 @@
+// The threads of a block, which own a task or a feature together. What they sum up does not depend
+// on how they run.
+#pragma once
+
+#include "report_job.h"
+
+SPARSEDIS_BEGIN
+
+constexpr int kWarp = 32;
+
+constexpr int kWarps = kThreads / kWarp;
+
+struct Block {
+  double* scratch;  // a number per thread, in shared memory
+
+  __device__ static int rank() { return static_cast<int>(threadIdx.x); }
+  __device__ static int lane() { return rank() % kWarp; }
+  __device__ static int warp() { return rank() / kWarp; }
+  __device__ static void sync() { __syncthreads(); }
+  __device__ static bool any(bool x) { return __syncthreads_or(x); }
+
+  // Calls body(i) for [0, count), each by one thread; what it writes, all may read afterwards.
+  template <typename F>
+  __device__ void each(int64_t count, F body) const {
+#pragma unroll 1
+    for (int64_t i = rank(); i < count; i += kThreads) body(i);
+    sync();
+  }
+  // Two sums, of the pairs that body(i, pair) adds to.
+  template <typename F>
+  __device__ void sums(int64_t count, double (&pair)[2], F body) const {
+    pair[0] = pair[1] = 0;
+#pragma unroll 1
+    for (int64_t i = rank(); i < count; i += kThreads) body(i, pair);
+    for (double& total : pair) total = combined(total, Sum());
+  }
+  template <typename F>
+  __device__ double sum(int64_t count, F body) const {
+    double total = 0;
+#pragma unroll 1
+    for (int64_t i = rank(); i < count; i += kThreads) total += body(i);
+    return combined(total, Sum());
+  }
+  // The largest of 0 and the numbers that body(i) gives. Not a number counts as 0.
+  template <typename F>
+  __device__ double largest(int64_t count, F body) const {
+    double most = 0;
+#pragma unroll 1
+    for (int64_t i = rank(); i < count; i += kThreads) most = fmax(most, body(i));
+    return combined(most, Most());
+  }
+  // out[k] = sum_i term(i, k) for every k of [0, width). Columns lie side by side on threads; rows
+  // are dealt out where there are fewer columns than threads.
+  template <typename Out, typename F>
+  __device__ void sum_rows(int64_t rows, int64_t width, Out* out, F term) const {
+    if (2 * width > kThreads) {
+      each(width, [&](int64_t k) {
+        double total = 0;
+#pragma unroll 1
+        for (int64_t i = 0; i < rows; ++i) total += term(i, k);
+        out[k] = static_cast<Out>(total);
+      });
+      return;
+    }
+    const int64_t parts = width > 0 ? kThreads / width : 1, part = width > 0 ? rank() / width : 0;
+    double total = 0;
+    if (part < parts && width > 0)
+#pragma unroll 1
+      for (int64_t i = part; i < rows; i += parts) total += term(i, rank() % width);
+    scratch[rank()] = total;
+    sync();
+    each(width, [&](int64_t k) {
+      double sum = 0;
+#pragma unroll 1
+      for (int64_t p = 0; p < parts; ++p) sum += scratch[p * width + k];
+      out[k] = static_cast<Out>(sum);
+    });
+  }
+
+ private:
+  struct Sum {
+    __device__ double operator()(double a, double b) const { return a + b; }
+  };
+  struct Most {
+    __device__ double operator()(double a, double b) const { return fmax(a, b); }
+  };
+
+  // All threads' numbers as one, the same in all of them.
+  template <typename Op>
+  __device__ double combined(double x, Op op) const {
+    for (int step = kWarp / 2; step > 0; step /= 2)
+      x = op(x, __shfl_xor_sync(0xffffffffu, x, step));
+    if (lane() == 0) scratch[warp()] = x;
+    sync();
+    x = scratch[0];
+    for (int w = 1; w < kWarps; ++w) x = op(x, scratch[w]);
+    sync();
+    return x;
+  }
+};
+
+// A warp's sum of a number per lane, in all of its lanes.
+__device__ inline double warp_sum(double x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+SPARSEDIS_END

@@ -1,0 +1,187 @@
+// One task, loaded by a block: weights and means of its samples, their centred features, strengths.
+//
+// As core/task.h: with p_i = s_i / sum s, A = sqrt(p) (z - zbar), B = sqrt(p) (y - ybar), both in
+// `Compute`. Rows of outputs are (n, C), as the samples lie.
+#pragma once
+
+#include "../core/dual_norm.h"
+#include "block.cuh"
+#include "task_memory.h"
+
+SPARSEDIS_BEGIN
+
+template <typename Compute, typename Real>
+struct BlockTask {
+  const Block& block;
+  const TaskInput<Real>& in;
+  const TaskMemory<Compute>& memory;
+  double total_weight = 0;  // sum of s
+
+  __device__ bool empty() const { return in.n == 0 || total_weight == 0; }
+
+  __device__ Compute centred(int64_t i, int64_t j, double z) const {
+    return static_cast<Compute>(memory.root[i] * (z - memory.zbar[j]));
+  }
+  __device__ Compute a(int64_t i, int64_t j) const {
+    return memory.A ? memory.A[i * in.M + j] : centred(i, j, in.z[i * in.M + j]);
+  }
+  __device__ Compute b(int64_t i, int64_t c) const {
+    return static_cast<Compute>(memory.root[i] * (memory.y[i * in.C + c] - memory.ybar[c]));
+  }
+};
+
+template <typename Real>
+__device__ inline bool finite(Real x) {
+  return x * Real(0) == Real(0);
+}
+
+// Reads an array once, 16 bytes at a time where they are aligned; `to` may be null. Whether all of
+// it is finite.
+template <typename Real, typename To>
+__device__ bool stage(const Block& block, const Real* from, int64_t count, To* to) {
+  struct alignas(kAligned) Wide {
+    Real x[kAligned / sizeof(Real)];
+  };
+  constexpr int64_t width = kAligned / sizeof(Real);
+  const int64_t wide = reinterpret_cast<uintptr_t>(from) % kAligned == 0 ? count / width : 0;
+  bool bad = false;
+  const auto take = [&](int64_t i, Real x) {
+    bad |= !finite(x);
+    if (to) to[i] = static_cast<To>(x);
+  };
+  block.each(wide, [&](int64_t k) {
+    const Wide part = reinterpret_cast<const Wide*>(from)[k];
+#pragma unroll
+    for (int64_t i = 0; i < width; ++i) take(k * width + i, part.x[i]);
+  });
+  block.each(count - wide * width,
+             [&](int64_t k) { take(wide * width + k, from[wide * width + k]); });
+  return !Block::any(bad);
+}
+
+// p, its root and the total weight; false where a weight is negative or not finite.
+template <typename Compute, typename Real>
+__device__ bool load_weights(BlockTask<Compute, Real>& task) {
+  const TaskInput<Real>& in = task.in;
+  double *p = task.memory.p, *root = task.memory.root;
+  bool bad = false;
+  task.block.each(in.n, [&](int64_t i) {
+    p[i] = in.sample_weight ? static_cast<double>(in.sample_weight[i]) : 1.0;
+    bad |= !(p[i] >= 0 && finite(p[i]));
+  });
+  if (Block::any(bad)) return false;
+  const double total = task.block.sum(in.n, [&](int64_t i) { return p[i]; });
+  task.block.each(in.n, [&](int64_t i) {
+    p[i] = total > 0 ? p[i] / total : 0.0;
+    root[i] = sqrt(p[i]);
+  });
+  task.total_weight = total;
+  return true;
+}
+
+// Whether the loss takes every target that has a weight.
+template <typename Compute, typename Real>
+__device__ bool takes_all(const BlockTask<Compute, Real>& task) {
+  const TaskInput<Real>& in = task.in;
+  bool bad = false;
+  task.block.each(in.n, [&](int64_t i) {
+    bad |= task.memory.p[i] > 0 && !takes(in.loss, task.memory.y + i * in.C, in.C);
+  });
+  return !Block::any(bad);
+}
+
+// Weighted column means of x(i, k), around the heaviest row as core/task.h has it, or zeros.
+template <typename Compute, typename Real, typename F>
+__device__ void load_mean(const BlockTask<Compute, Real>& task, int64_t width, bool wanted,
+                          double* mean, F x) {
+  const int64_t n = task.in.n;
+  const double* p = task.memory.p;
+  if (!wanted || task.empty()) return task.block.each(width, [&](int64_t k) { mean[k] = 0; });
+  const double most = task.block.largest(n, [&](int64_t i) { return p[i]; });
+  const double before_end =  // the first of the heaviest rows is the farthest from the end
+      task.block.largest(n, [&](int64_t i) { return p[i] == most ? double(n - i) : 0.0; });
+  const int64_t anchor = n - static_cast<int64_t>(before_end);
+  task.block.sum_rows(n, width, mean, [&](int64_t i, int64_t k) {
+    return p[i] * (static_cast<double>(x(i, k)) - x(anchor, k));
+  });
+  task.block.each(width, [&](int64_t k) { mean[k] += x(anchor, k); });
+}
+
+// Fills the arrays of a task; false where a sample is not finite, a weight is negative, or the loss
+// does not take a target.
+template <typename Compute, typename Real>
+__device__ bool load_task(BlockTask<Compute, Real>& task) {
+  const TaskInput<Real>& in = task.in;
+  const double* y = task.memory.y;
+  Compute* A = task.memory.A;
+  const bool finite = stage(task.block, in.z, in.n * in.M, A);
+  if (!stage(task.block, in.y, in.n * in.C, task.memory.y) || !finite) return false;
+  if (!load_weights(task) || !takes_all(task)) return false;
+  load_mean(task, in.C, in.fit_intercept && in.loss == kSquared, task.memory.ybar,
+            [=](int64_t i, int64_t c) { return y[i * in.C + c]; });
+  load_mean(task, in.M, in.fit_intercept, task.memory.zbar, [=](int64_t i, int64_t j) {
+    return A ? A[i * in.M + j] : static_cast<Compute>(in.z[i * in.M + j]);
+  });
+  if (A)
+    task.block.each(in.n * in.M, [&](int64_t k) { A[k] = task.centred(k / in.M, k % in.M, A[k]); });
+  return true;
+}
+
+// The strengths of task t, with the floor that core/task.h gives to a feature that nothing
+// penalises; false where one is not finite.
+template <typename Compute, typename Real>
+__device__ bool load_penalty(const BlockTask<Compute, Real>& task, const PenaltyArgs<Real>& args,
+                             int64_t t, TaskNeeds needs) {
+  const TaskMemory<Compute>& memory = task.memory;
+  bool bad = false;
+  task.block.each(task.in.M, [&](int64_t j) {
+    const double l1 = at(args.l1, t, j), group = at(args.group, t, j);
+    double& ridge = memory.ridge[j];
+    ridge = at(args.ridge, t, j);
+    bad |= !finite(l1) || !finite(group) || !finite(ridge);
+    if (needs.strengths) memory.l1[j] = l1, memory.group[j] = group;
+    if (l1 != 0 || group != 0 || ridge != 0 || at(args.shared, t, j) != 0) return;
+    double norm2 = 0;
+#pragma unroll 1
+    for (int64_t i = 0; i < task.in.n; ++i)
+      norm2 += static_cast<double>(task.a(i, j)) * task.a(i, j);
+    ridge = static_cast<Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
+  });
+  return !Block::any(bad);
+}
+
+// g = A'R over all features, (M, C).
+template <typename Compute, typename Real>
+__device__ void pull_all(const BlockTask<Compute, Real>& task, double* g) {
+  const int64_t C = task.in.C;
+  const double* R = task.memory.R;
+  task.block.sum_rows(task.in.n, task.in.M * C, g, [&](int64_t i, int64_t k) {
+    return static_cast<double>(task.a(i, k / C)) * R[i * C + k % C];
+  });
+}
+
+// scores = A W for W (M, C): a warp takes a sample, its lanes features.
+template <typename Compute, typename Real>
+__device__ void score_all(const BlockTask<Compute, Real>& task, const Compute* W, double* scores) {
+  constexpr int kOutputs = 4;  // that are summed up together
+  const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
+  for (int64_t i = Block::warp(); i < n; i += kWarps)
+    for (int64_t c0 = 0; c0 < C; c0 += kOutputs) {
+      double sums[kOutputs] = {};
+#pragma unroll 1
+      for (int64_t j = Block::lane(); j < M; j += kWarp) {
+        const double a = task.a(i, j);
+#pragma unroll
+        for (int c = 0; c < kOutputs; ++c)
+          if (c0 + c < C) sums[c] += a * W[j * C + c0 + c];
+      }
+#pragma unroll
+      for (int c = 0; c < kOutputs; ++c) {
+        const double score = warp_sum(sums[c]);
+        if (Block::lane() == 0 && c0 + c < C) scores[i * C + c0 + c] = score;
+      }
+    }
+  Block::sync();
+}
+
+SPARSEDIS_END

@@ -1,0 +1,48 @@
+// Where the arrays of a block's task lie, on the chip or in the workspace.
+#pragma once
+
+#include "../core/samples.h"
+#include "arena.h"
+
+SPARSEDIS_BEGIN
+
+// Numbers per sample: p and sqrt(p), y and R, and scores, means and log-sum-exp of a loss that is
+// not squared.
+SPARSEDIS_HD inline int64_t row_numbers(int64_t C, int64_t loss) {
+  return loss == kSquared ? 2 + 2 * C : 3 + 4 * C;
+}
+
+// What a kernel needs of a task beside its samples.
+struct TaskNeeds {
+  bool weights;    // W
+  bool strengths;  // and g; where tasks are coupled, these lie elsewhere
+};
+
+template <typename Compute>
+struct TaskMemory {
+  double *zbar, *ybar, *ridge;                 // (M), (C), (M)
+  double *l1, *group, *g;                      // (M) twice, (M, C)
+  double *bias, *trial, *step, *limit;         // (C) each,
+  double *gradient, *H;                        // and (C), (C, C), for the best bias
+  double *p, *root, *y, *R, *S, *P, *log_sum;  // (n) twice, (n, C) four times, (n)
+  Compute *W, *A;  // (M, C), (n, M): the samples, null where they do not fit on the chip
+
+  // `rows` is where the numbers of samples go that do not fit on the chip.
+  SPARSEDIS_HD TaskMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t loss, double* rows,
+                          TaskNeeds needs) {
+    zbar = arena.take<double>(M), ybar = arena.take<double>(C), ridge = arena.take<double>(M);
+    const bool curved = loss != kSquared;
+    for (double** vector : {&bias, &trial, &step, &limit, &gradient})
+      *vector = arena.take<double>(curved ? C : 0);
+    H = arena.take<double>(curved ? C * C : 0);
+    for (double** strength : {&l1, &group}) *strength = arena.take<double>(needs.strengths ? M : 0);
+    g = arena.take<double>(needs.strengths ? M * C : 0);
+    W = arena.take<Compute>(needs.weights ? M * C : 0);
+    double* on_chip = arena.take_shared<double>(n * row_numbers(C, loss));
+    p = on_chip ? on_chip : rows;
+    root = p + n, y = root + n, R = y + n * C, S = R + n * C, P = S + n * C, log_sum = P + n * C;
+    A = arena.take_shared<Compute>(n * M);
+  }
+};
+
+SPARSEDIS_END
