@@ -2,7 +2,7 @@
 // on how they run.
 #pragma once
 
-#include "report_job.h"
+#include "task_job.h"
 
 SPARSEDIS_BEGIN
 

@@ -4,70 +4,57 @@
 
 #include "../core/feature.h"
 #include "report.cuh"
+#include "report_job.h"
 
 SPARSEDIS_BEGIN
-
-// Calls body(t, task) for the tasks of this block, whose samples are not loaded yet.
-template <typename Compute, typename Real, typename F>
-__device__ void for_each_task(const ReportJob<Real>& job, F body) {
-  extern __shared__ __align__(kAligned) char shared[];
-  __shared__ double scratch[kThreads];
-  const Block block{scratch};
-  const SamplesArgs<Real>& s = job.args.samples;
-  for (int64_t t = blockIdx.x; t < s.T; t += gridDim.x) {
-    const TaskInput<Real> in = task_input(s, t);
-    double* rows = job.rows + row_of(s, t) * row_numbers(in.C, in.loss);
-    Arena arena(shared, job.shared_bytes, job.slices + blockIdx.x * job.slice_bytes);
-    const TaskMemory<Compute> memory(arena, in.n, in.M, in.C, in.loss, rows, job.needs());
-    BlockTask<Compute, Real> task{block, in, memory};
-    body(t, task);
-    Block::sync();
-  }
-}
 
 // Loads samples, strengths and weights of task t; false where one is not finite or not possible.
 template <typename Compute, typename Real, typename Weight>
 __device__ bool load_all(const ReportJob<Real>& job, int64_t t, const Weight* weight,
                          BlockTask<Compute, Real>& task) {
   const int64_t size = task.in.M * task.in.C;
+  Compute* W = task.memory.W;
   return load_task(task) && load_penalty(task, job.args.penalty, t, job.needs()) &&
-         (weight == nullptr || stage(task.block, weight + t * size, size, task.memory.W));
+         (weight == nullptr ||
+          stage(task.block, weight + t * size, size, [W](int64_t k, Weight w) { W[k] = w; }));
 }
 
 // The factor of the penalty at which W = 0 becomes optimal: the largest dual norm of A'R there.
 template <typename Real>
 __device__ void lambda_max(const ReportJob<Real>& job) {
-  for_each_task<Real>(job, [&](int64_t t, auto& task) {
-    const int64_t C = task.in.C;
-    const TaskMemory<Real>& memory = task.memory;
-    double value = std::numeric_limits<double>::quiet_NaN();
-    if (load_all(job, t, job.args.weight, task)) {
-      evaluate_both(task, false);
-      pull_all(task, memory.g);
-      value = task.block.largest(task.in.M, [&](int64_t j) {
-        return dual_norm(memory.g + j * C, C, 1, memory.l1[j], memory.group[j],
-                         job.args.penalty.nonneg);
-      });
-    }
-    if (Block::rank() == 0) job.args.value[t] = static_cast<Real>(value);
-  });
+  for_each_task<Real>(job.args.samples, job.blocks, job.needs(),
+                      [&](int64_t t, auto& task, Arena&) {
+                        const int64_t C = task.in.C;
+                        const TaskMemory<Real>& memory = task.memory;
+                        double value = std::numeric_limits<double>::quiet_NaN();
+                        if (load_all(job, t, job.args.weight, task)) {
+                          evaluate_both(task, false);
+                          pull_all(task, memory.g);
+                          value = task.block.largest(task.in.M, [&](int64_t j) {
+                            return dual_norm(memory.g + j * C, C, 1, memory.l1[j], memory.group[j],
+                                             job.args.penalty.nonneg);
+                          });
+                        }
+                        if (Block::rank() == 0) job.args.value[t] = static_cast<Real>(value);
+                      });
 }
 
 // The relative gap of weights, from the data.
 template <typename Real>
 __device__ void duality_gap(const ReportJob<Real>& job) {
-  for_each_task<Real>(job, [&](int64_t t, auto& task) {
-    double value = std::numeric_limits<double>::quiet_NaN();
-    if (load_all(job, t, job.args.weight, task)) {
-      const double zero = task.empty() ? 0.0 : evaluate_both(task, true);
-      value = 0;
-      if (zero > 0) {
-        pull_all(task, task.memory.g);
-        value = gap_at(task, job.args.penalty.nonneg) / zero;
-      }
-    }
-    if (Block::rank() == 0) job.args.value[t] = static_cast<Real>(value);
-  });
+  for_each_task<Real>(job.args.samples, job.blocks, job.needs(),
+                      [&](int64_t t, auto& task, Arena&) {
+                        double value = std::numeric_limits<double>::quiet_NaN();
+                        if (load_all(job, t, job.args.weight, task)) {
+                          const double zero = task.empty() ? 0.0 : evaluate_both(task, true);
+                          value = 0;
+                          if (zero > 0) {
+                            pull_all(task, task.memory.g);
+                            value = gap_at(task, job.args.penalty.nonneg) / zero;
+                          }
+                        }
+                        if (Block::rank() == 0) job.args.value[t] = static_cast<Real>(value);
+                      });
 }
 
 // ---- the shared level: everything in double, as cpu/coupled.h
@@ -85,23 +72,25 @@ template <typename Real>
 __device__ void coupled_pull(const ReportJob<Real>& job) {
   const CoupledMemory memory = job.coupled_memory();
   const bool weighed = job.args.weight != nullptr;
-  for_each_task<double>(job, [&](int64_t t, auto& task) {
-    const int64_t M = task.in.M, C = task.in.C;
-    double *g = memory.g + t * M * C, *W = memory.W + t * M * C;
-    const bool finite = load_all(job, t, job.args.weight, task), present = finite && !task.empty();
-    const double zero = present ? evaluate_both(task, weighed) : 0.0;
-    task.block.each(M * C, [&](int64_t k) {
-      // Where the bias is at a limit W stays 0.
-      const bool held = present && task.in.loss != kSquared && task.memory.limit[k % C] != 0;
-      W[k] = weighed && finite && !held ? task.memory.W[k] : 0.0;
-      g[k] = 0;
-    });
-    task.block.each(
-        M, [&](int64_t j) { memory.ridge[t * M + j] = finite ? task.memory.ridge[j] : 0.0; });
-    if (present) pull_all(task, g);
-    if (Block::rank() > 0) return;
-    memory.zero[t] = zero, memory.status[t] = finite ? kConverged : kNotFinite;
-  });
+  for_each_task<double>(
+      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&) {
+        const int64_t M = task.in.M, C = task.in.C;
+        double *g = memory.g + t * M * C, *W = memory.W + t * M * C;
+        const bool finite = load_all(job, t, job.args.weight, task),
+                   present = finite && !task.empty();
+        const double zero = present ? evaluate_both(task, weighed) : 0.0;
+        task.block.each(M * C, [&](int64_t k) {
+          // Where the bias is at a limit W stays 0.
+          const bool held = present && task.in.loss != kSquared && task.memory.limit[k % C] != 0;
+          W[k] = weighed && finite && !held ? task.memory.W[k] : 0.0;
+          g[k] = 0;
+        });
+        task.block.each(
+            M, [&](int64_t j) { memory.ridge[t * M + j] = finite ? task.memory.ridge[j] : 0.0; });
+        if (present) pull_all(task, g);
+        if (Block::rank() > 0) return;
+        memory.zero[t] = zero, memory.status[t] = finite ? kConverged : kNotFinite;
+      });
 }
 
 // The dual norm of every feature; for the gap, of its tasks without ridge, and at least 1.
@@ -128,14 +117,15 @@ __device__ double dual_scale(const Block& block, const ReportJob<Real>& job,
 template <typename Real>
 __device__ void coupled_loss(const ReportJob<Real>& job) {
   const CoupledMemory memory = job.coupled_memory();
-  for_each_task<double>(job, [&](int64_t t, auto& task) {
-    double loss = 0;
-    if (memory.status[t] == kConverged && load_all(job, t, memory.W, task) && !task.empty()) {
-      evaluate_both(task, true);
-      loss = loss_of(task, dual_scale(task.block, job, memory));
-    }
-    if (Block::rank() == 0) memory.loss[t] = loss;
-  });
+  for_each_task<double>(
+      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&) {
+        double loss = 0;
+        if (memory.status[t] == kConverged && load_all(job, t, memory.W, task) && !task.empty()) {
+          evaluate_both(task, true);
+          loss = loss_of(task, dual_scale(task.block, job, memory));
+        }
+        if (Block::rank() == 0) memory.loss[t] = loss;
+      });
 }
 
 // Penalty, conjugate and correlation of every feature.

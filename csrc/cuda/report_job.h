@@ -1,21 +1,9 @@
-// The reports of head solves as launches: what a kernel is given, and how it is launched, worked
-// out on the host from sizes alone.
+// The reports of head solves as launches: what their kernels are given.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
-#include "../core/threshold.h"
-#include "task_memory.h"
+#include "task_job.h"
 
 SPARSEDIS_BEGIN
-
-constexpr int kThreads = 128;  // of a block
-
-// What a GPU gives, and how many blocks it is to run at a time.
-struct Machine {
-  int64_t shared_bytes, blocks;
-};
 
 // What is kept of every task and feature where the shared level couples tasks.
 struct CoupledMemory {
@@ -37,9 +25,7 @@ struct CoupledMemory {
 template <typename Real>
 struct ReportJob {
   HeadsReportArgs<Real> args;
-  int64_t shared_bytes, slice_bytes;  // of a block's arrays on the chip, and off it
-  char* slices;
-  double* rows;   // of samples, row_numbers each, where they may not fit on the chip
+  TaskBlocks blocks;
   char* coupled;  // CoupledMemory, or null
 
   SPARSEDIS_HD TaskNeeds needs() const { return {args.weight != nullptr, coupled == nullptr}; }
@@ -49,76 +35,52 @@ struct ReportJob {
   }
 };
 
-// A kernel by name, its grid and its shared memory; its blocks have kThreads threads.
-struct Launch {
-  const char* kernel;
-  int64_t grid, shared_bytes;
-};
-
 template <typename Real>
 struct ReportPlan {
   ReportJob<Real> job;
-  int64_t row_bytes, coupled_bytes;
+  TaskPlan tasks;
+  int64_t coupled_bytes;
   std::vector<Launch> launches;
 
-  int64_t slices_bytes() const { return launches[0].grid * job.slice_bytes; }
-  int64_t workspace_bytes() const { return slices_bytes() + row_bytes + coupled_bytes; }
+  int64_t workspace_bytes() const { return tasks.workspace_bytes() + coupled_bytes; }
   void place(char* workspace) {
-    job.slices = workspace;
-    job.rows = reinterpret_cast<double*>(workspace + slices_bytes());
-    job.coupled = coupled_bytes > 0 ? workspace + slices_bytes() + row_bytes : nullptr;
+    job.blocks = tasks.placed(workspace);
+    job.coupled = coupled_bytes > 0 ? workspace + tasks.workspace_bytes() : nullptr;
   }
 };
 
-// Samples of a task that are to fit on the chip: all, or where tasks differ twice as many as there
-// are on average.
+// lambda_max where args.weight is null, else duality_gap. What tasks share has a block per feature.
 template <typename Real>
-int64_t samples_on_chip(const SamplesArgs<Real>& s, int64_t rows) {
-  return s.offsets ? 2 * (rows / std::max<int64_t>(s.T, 1) + 1) : s.n;
+std::vector<Launch> report_launches(const HeadsReportArgs<Real>& args, const TaskPlan& tasks) {
+  const bool gap = args.weight != nullptr;
+  if (!present(args.penalty.shared)) return {tasks.launch(gap ? "duality_gap" : "lambda_max")};
+  const auto features = [&](const char* kernel) {
+    return Launch{kernel, std::max<int64_t>(args.samples.M, 1), 0};
+  };
+  const Launch pull = tasks.launch("coupled_pull"), stretch = features("feature_stretch");
+  if (!gap) return {pull, stretch, {"coupled_lambda_max", 1, 0}};
+  return {pull,
+          stretch,
+          tasks.launch("coupled_loss"),
+          features("feature_value"),
+          {"coupled_gap", 1, 0}};
 }
 
-// lambda_max where args.weight is null, else duality_gap; `rows` are the samples of all tasks.
-// Persistent blocks take a task after another; what tasks share has a block per feature.
+// `rows` are the samples of all tasks.
 template <typename Real>
 ReportPlan<Real> plan_report(const HeadsReportArgs<Real>& args, int64_t rows,
                              const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   const bool coupled = present(args.penalty.shared);
-  char* somewhere = reinterpret_cast<char*>(kAligned);  // never read
-  Arena arena(somewhere, machine.shared_bytes, somewhere), shared(somewhere, 0, somewhere);
-  const int64_t n = samples_on_chip(s, rows), numbers = row_numbers(s.C, s.loss);
   const TaskNeeds needs{args.weight != nullptr, !coupled};
-  bool fits;
-  if (coupled) {
-    fits = TaskMemory<double>(arena, n, s.M, s.C, s.loss, nullptr, needs).p != nullptr;
-    CoupledMemory(shared, s.T, s.M, s.C);
-  } else {
-    fits = TaskMemory<Real>(arena, n, s.M, s.C, s.loss, nullptr, needs).p != nullptr;
-  }
-  const int64_t row_bytes =
-      fits && !s.offsets ? 0 : (rows * numbers * 8 + kAligned - 1) / kAligned * kAligned;
-  const Launch per_task{"", std::clamp<int64_t>(s.T, 1, machine.blocks), arena.taken()};
-  const auto tasks = [&](const char* kernel) {
-    return Launch{kernel, per_task.grid, per_task.shared_bytes};
+  const auto lay_out = [&](Arena& arena, int64_t n) {
+    if (coupled) return TaskMemory<double>(arena, n, s.M, s.C, s.loss, nullptr, needs).on_chip();
+    return TaskMemory<Real>(arena, n, s.M, s.C, s.loss, nullptr, needs).on_chip();
   };
-  const auto features = [&](const char* kernel) {
-    return Launch{kernel, std::max<int64_t>(s.M, 1), 0};
-  };
-  ReportPlan<Real> plan{{args, arena.taken(), arena.sliced(), nullptr, nullptr, nullptr},
-                        row_bytes,
-                        coupled ? shared.sliced() : 0,
-                        {}};
-  const bool gap = args.weight != nullptr;
-  if (!coupled) {
-    plan.launches = {tasks(gap ? "duality_gap" : "lambda_max")};
-  } else if (gap) {
-    plan.launches = {tasks("coupled_pull"), features("feature_stretch"), tasks("coupled_loss"),
-                     features("feature_value"), Launch{"coupled_gap", 1, 0}};
-  } else {
-    plan.launches = {tasks("coupled_pull"), features("feature_stretch"),
-                     Launch{"coupled_lambda_max", 1, 0}};
-  }
-  return plan;
+  const TaskPlan tasks = plan_tasks(s, rows, row_numbers(s.C, s.loss), machine, lay_out);
+  Arena shared = counting_arena(0);
+  if (coupled) CoupledMemory(shared, s.T, s.M, s.C);
+  return {{args, tasks.blocks, nullptr}, tasks, shared.sliced(), report_launches(args, tasks)};
 }
 
 SPARSEDIS_END

@@ -23,22 +23,41 @@ struct BlockTask {
     return static_cast<Compute>(memory.root[i] * (z - memory.zbar[j]));
   }
   __device__ Compute a(int64_t i, int64_t j) const {
-    return memory.A ? memory.A[i * in.M + j] : centred(i, j, in.z[i * in.M + j]);
+    return memory.A ? memory.A[i * row_stride(in.M) + j] : centred(i, j, in.z[i * in.M + j]);
   }
   __device__ Compute b(int64_t i, int64_t c) const {
     return static_cast<Compute>(memory.root[i] * (memory.y[i * in.C + c] - memory.ybar[c]));
   }
 };
 
+// Calls body(t, task, arena) for the tasks of this block, whose samples are not loaded yet; the
+// arena has what is left of the block's memory.
+template <typename Compute, typename Real, typename F>
+__device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
+                              TaskNeeds needs, F body) {
+  extern __shared__ __align__(kAligned) char shared[];
+  __shared__ double scratch[kThreads];
+  const Block block{scratch};
+  for (int64_t t = blockIdx.x; t < samples.T; t += gridDim.x) {
+    const TaskInput<Real> in = task_input(samples, t);
+    double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;
+    Arena arena(shared, blocks.shared_bytes, blocks.slices + blockIdx.x * blocks.slice_bytes);
+    const TaskMemory<Compute> memory(arena, in.n, in.M, in.C, in.loss, rows, needs);
+    BlockTask<Compute, Real> task{block, in, memory};
+    body(t, task, arena);
+    Block::sync();
+  }
+}
+
 template <typename Real>
 __device__ inline bool finite(Real x) {
   return x * Real(0) == Real(0);
 }
 
-// Reads an array once, 16 bytes at a time where they are aligned; `to` may be null. Whether all of
-// it is finite.
-template <typename Real, typename To>
-__device__ bool stage(const Block& block, const Real* from, int64_t count, To* to) {
+// Reads an array once, 16 bytes at a time where they are aligned, and calls put(i, x) for each of
+// its numbers. Whether all are finite.
+template <typename Real, typename F>
+__device__ bool stage(const Block& block, const Real* from, int64_t count, F put) {
   struct alignas(kAligned) Wide {
     Real x[kAligned / sizeof(Real)];
   };
@@ -47,7 +66,7 @@ __device__ bool stage(const Block& block, const Real* from, int64_t count, To* t
   bool bad = false;
   const auto take = [&](int64_t i, Real x) {
     bad |= !finite(x);
-    if (to) to[i] = static_cast<To>(x);
+    put(i, x);
   };
   block.each(wide, [&](int64_t k) {
     const Wide part = reinterpret_cast<const Wide*>(from)[k];
@@ -107,6 +126,21 @@ __device__ void load_mean(const BlockTask<Compute, Real>& task, int64_t width, b
   task.block.each(width, [&](int64_t k) { mean[k] += x(anchor, k); });
 }
 
+// The samples as they are, targets too; whether all are finite.
+template <typename Compute, typename Real>
+__device__ bool stage_samples(const BlockTask<Compute, Real>& task) {
+  const TaskInput<Real>& in = task.in;
+  Compute* A = task.memory.A;
+  double* y = task.memory.y;
+  const uint32_t M = static_cast<uint32_t>(in.M), stride = static_cast<uint32_t>(row_stride(in.M));
+  const bool finite = stage(task.block, in.z, in.n * in.M, [=](int64_t k, Real z) {
+    const uint32_t at = static_cast<uint32_t>(k);  // what is on the chip is small
+    if (A) A[at / M * stride + at % M] = static_cast<Compute>(z);
+  });
+  return stage(task.block, in.y, in.n * in.C, [=](int64_t k, Real target) { y[k] = target; }) &&
+         finite;
+}
+
 // Fills the arrays of a task; false where a sample is not finite, a weight is negative, or the loss
 // does not take a target.
 template <typename Compute, typename Real>
@@ -114,16 +148,18 @@ __device__ bool load_task(BlockTask<Compute, Real>& task) {
   const TaskInput<Real>& in = task.in;
   const double* y = task.memory.y;
   Compute* A = task.memory.A;
-  const bool finite = stage(task.block, in.z, in.n * in.M, A);
-  if (!stage(task.block, in.y, in.n * in.C, task.memory.y) || !finite) return false;
-  if (!load_weights(task) || !takes_all(task)) return false;
+  const int64_t stride = row_stride(in.M);
+  if (!stage_samples(task) || !load_weights(task) || !takes_all(task)) return false;
   load_mean(task, in.C, in.fit_intercept && in.loss == kSquared, task.memory.ybar,
             [=](int64_t i, int64_t c) { return y[i * in.C + c]; });
   load_mean(task, in.M, in.fit_intercept, task.memory.zbar, [=](int64_t i, int64_t j) {
-    return A ? A[i * in.M + j] : static_cast<Compute>(in.z[i * in.M + j]);
+    return A ? A[i * stride + j] : static_cast<Compute>(in.z[i * in.M + j]);
   });
-  if (A)
-    task.block.each(in.n * in.M, [&](int64_t k) { A[k] = task.centred(k / in.M, k % in.M, A[k]); });
+  if (!A) return true;
+  for (int64_t i = Block::warp(); i < in.n; i += kWarps)
+    for (int64_t j = Block::lane(); j < in.M; j += kWarp)
+      A[i * stride + j] = task.centred(i, j, A[i * stride + j]);
+  Block::sync();
   return true;
 }
 

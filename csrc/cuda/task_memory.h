@@ -12,6 +12,9 @@ SPARSEDIS_HD inline int64_t row_numbers(int64_t C, int64_t loss) {
   return loss == kSquared ? 2 + 2 * C : 3 + 4 * C;
 }
 
+// From one sample on the chip to the next: odd, so that neither rows nor columns meet in a bank.
+SPARSEDIS_HD inline int64_t row_stride(int64_t M) { return M | 1; }
+
 // What a kernel needs of a task beside its samples.
 struct TaskNeeds {
   bool weights;    // W
@@ -25,7 +28,9 @@ struct TaskMemory {
   double *bias, *trial, *step, *limit;         // (C) each,
   double *gradient, *H;                        // and (C), (C, C), for the best bias
   double *p, *root, *y, *R, *S, *P, *log_sum;  // (n) twice, (n, C) four times, (n)
-  Compute *W, *A;  // (M, C), (n, M): the samples, null where they do not fit on the chip
+  Compute *W, *A;  // (M, C), (n, ld): the samples, null where they do not fit on the chip
+
+  SPARSEDIS_HD bool on_chip() const { return p != nullptr; }
 
   // `rows` is where the numbers of samples go that do not fit on the chip.
   SPARSEDIS_HD TaskMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t loss, double* rows,
@@ -41,7 +46,7 @@ struct TaskMemory {
     double* on_chip = arena.take_shared<double>(n * row_numbers(C, loss));
     p = on_chip ? on_chip : rows;
     root = p + n, y = root + n, R = y + n * C, S = R + n * C, P = S + n * C, log_sum = P + n * C;
-    A = arena.take_shared<Compute>(n * M);
+    A = arena.take_shared<Compute>(n * row_stride(M));
   }
 };
 
