@@ -36,11 +36,12 @@ __device__ void load_bias(const BlockTask<Compute, Real>& task) {
   });
 }
 
-// P at S + bias of one sample, and its log-sum-exp.
+// P at scores + bias of one sample, and its log-sum-exp.
 template <typename Compute, typename Real>
-__device__ void mean_of(const BlockTask<Compute, Real>& task, const double* bias, int64_t i) {
+__device__ void mean_of(const BlockTask<Compute, Real>& task, const double* scores,
+                        const double* bias, int64_t i) {
   const int64_t C = task.in.C;
-  const double *limit = task.memory.limit, *S = task.memory.S + i * C;
+  const double *limit = task.memory.limit, *S = scores + i * C;
   double* P = task.memory.P + i * C;
   double top = -std::numeric_limits<double>::max(), sum = 0;
 #pragma unroll 1
@@ -118,7 +119,7 @@ __device__ double bias_step(const BlockTask<Compute, Real>& task) {
   load_bias_system(task);
   if (!factor_spd(task.block, memory.H, C)) return 0;
   task.block.each(C, [&](int64_t c) { memory.step[c] = memory.gradient[c]; });
-  solve_spd(task.block, memory.H, C, memory.step);
+  solve_spd(task.block, memory.H, C, 1, memory.step);
   return task.block.sum(C, [&](int64_t c) { return memory.step[c] * memory.gradient[c]; });
 }
 
@@ -138,7 +139,7 @@ __device__ void fit_bias(const BlockTask<Compute, Real>& task) {
   task.block.each(task.in.C, [&](int64_t c) { step[c] = 0; });
   for (int steps = 0, halvings = 0; steps <= kBiasSteps;) {
     move(length);
-    task.block.each(task.in.n, [&](int64_t i) { mean_of(task, trial, i); });
+    task.block.each(task.in.n, [&](int64_t i) { mean_of(task, memory.S, trial, i); });
     const double value = divergence(task, trial, 0.0);
     if (!certain && !(value <= before - length * decrement / 4) && halvings++ < kBiasHalvings) {
       length /= 2;

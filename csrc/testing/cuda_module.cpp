@@ -1,5 +1,6 @@
 // The Python module `sparsedis_cuda_jobs`: how CUDA kernels are launched, and with what parameters,
 // worked out by the host code that launches them on a GPU. For tests, which execute their PTX.
+#include "../cuda/fit_job.h"
 #include "../cuda/report_job.h"
 #include "arrays.h"
 
@@ -17,20 +18,16 @@ py::list launches_of(const std::vector<SPARSEDIS_ISA::Launch>& launches) {
   return list;
 }
 
+using Pair = std::pair<int64_t, int64_t>;
+
 // `machine` is (bytes of shared memory that a block may have, blocks at a time).
-template <typename Real>
-class Report {
+SPARSEDIS_ISA::Machine machine_of(const Pair& machine) { return {machine.first, machine.second}; }
+
+// A job that is planned; what it points into is the caller's.
+template <typename Plan>
+class Job {
  public:
-  Report(const Array<Real>& z, const Array<Real>& y, const py::dict& levels, Array<Real>& value,
-         const Maybe<Real>& weight, const Offsets& offsets, const Maybe<Real>& sample_weight,
-         int64_t loss, bool fit_intercept, std::pair<int64_t, int64_t> machine) {
-    SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
-    s.fit_intercept = fit_intercept;
-    const int64_t rows = offsets ? z.shape(0) : s.T * s.n;
-    plan_ = SPARSEDIS_ISA::plan_report<Real>(
-        {s, penalty<Real>(levels), data(weight), value.mutable_data()}, rows,
-        {machine.first, machine.second});
-  }
+  explicit Job(Plan plan) : plan_(std::move(plan)) {}
 
   int64_t workspace_bytes() const { return plan_.workspace_bytes(); }
   py::list launches() const { return launches_of(plan_.launches); }
@@ -41,28 +38,70 @@ class Report {
   }
 
  private:
-  SPARSEDIS_ISA::ReportPlan<Real> plan_;
+  Plan plan_;
 };
 
 template <typename Real>
-void bind_report(py::module_& m, const char* name) {
-  py::class_<Report<Real>>(m, name)
-      .def(py::init<const Array<Real>&, const Array<Real>&, const py::dict&, Array<Real>&,
-                    const Maybe<Real>&, const Offsets&, const Maybe<Real>&, int64_t, bool,
-                    std::pair<int64_t, int64_t>>(),
-           "z"_a.noconvert(), "y"_a.noconvert(), "penalty"_a, "value"_a.noconvert(),
-           "weight"_a = py::none(), "offsets"_a = py::none(), "sample_weight"_a = py::none(),
-           "loss"_a = 0, "fit_intercept"_a = true, "machine"_a)
-      .def("workspace_bytes", &Report<Real>::workspace_bytes)
-      .def("launches", &Report<Real>::launches)
-      .def("parameter", &Report<Real>::parameter);
+using ReportJob = Job<SPARSEDIS_ISA::ReportPlan<Real>>;
+template <typename Real>
+using FitJob = Job<SPARSEDIS_ISA::FitPlan<Real>>;
+
+template <typename Real>
+ReportJob<Real> plan_report(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                            const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
+                            const py::dict& levels, const Pair& machine, Array<Real>& value,
+                            const Maybe<Real>& weight) {
+  SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
+  s.fit_intercept = fit_intercept;
+  return ReportJob<Real>(SPARSEDIS_ISA::plan_report<Real>(
+      {s, penalty<Real>(levels), data(weight), value.mutable_data()},
+      offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
+}
+
+template <typename Real>
+FitJob<Real> plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                      const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
+                      const py::dict& levels, const Pair& machine, const Maybe<Real>& init,
+                      double tol, int64_t max_iter, Array<Real>& weight, Array<Real>& bias,
+                      Array<Real>& gap, Array<int32_t>& n_iter, Array<int32_t>& status) {
+  SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
+  s.fit_intercept = fit_intercept;
+  return FitJob<Real>(SPARSEDIS_ISA::plan_fit<Real>(
+      {s, penalty<Real>(levels), data(init), tol, max_iter, weight.mutable_data(),
+       bias.mutable_data(), gap.mutable_data(), n_iter.mutable_data(), status.mutable_data()},
+      offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
+}
+
+template <typename Kind>
+void bind_job(py::module_& m, const char* name) {
+  py::class_<Kind>(m, name)
+      .def("workspace_bytes", &Kind::workspace_bytes)
+      .def("launches", &Kind::launches)
+      .def("parameter", &Kind::parameter);
+}
+
+// Overloads by dtype: z is never converted.
+template <typename Real>
+void bind_plans(py::module_& m) {
+  const auto z = "z"_a.noconvert(), y = "y"_a.noconvert();
+  const auto offsets = "offsets"_a.none(true), sample_weight = "sample_weight"_a.none(true);
+  m.def("plan_report", plan_report<Real>, z, y, offsets, sample_weight, "loss"_a, "fit_intercept"_a,
+        "penalty"_a, "machine"_a, "value"_a.noconvert(), "weight"_a.none(true));
+  m.def("plan_fit", plan_fit<Real>, z, y, offsets, sample_weight, "loss"_a, "fit_intercept"_a,
+        "penalty"_a, "machine"_a, "init"_a.none(true), "tol"_a, "max_iter"_a,
+        "weight"_a.noconvert(), "bias"_a.noconvert(), "gap"_a.noconvert(), "n_iter"_a.noconvert(),
+        "status"_a.noconvert());
 }
 
 }  // namespace
 
 PYBIND11_MODULE(sparsedis_cuda_jobs, m) {
-  bind_report<float>(m, "ReportFloat");
-  bind_report<double>(m, "ReportDouble");
+  bind_job<ReportJob<float>>(m, "ReportJobFloat");
+  bind_job<ReportJob<double>>(m, "ReportJobDouble");
+  bind_job<FitJob<float>>(m, "FitJobFloat");
+  bind_job<FitJob<double>>(m, "FitJobDouble");
+  bind_plans<float>(m);
+  bind_plans<double>(m);
 }
 
 }  // namespace testing

@@ -6,8 +6,9 @@ Launches and the kernels' parameter come from the host code that launches them o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -48,13 +49,19 @@ def ptx_of(source: str, capability: int) -> str:
     return compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
 
 
+SOURCES = ("heads_report.cu", "heads_fit.cu")
+
+
 @cache
 def kernel_of(
     name: str, dtype: torch.dtype, capability: int, sanitize: str | None = None
 ) -> Kernel:
     """One kernel, built."""
-    text = ptx_of("heads_report.cu", capability)
-    return Kernel(text, only=[entry_of(text, name, dtype)], sanitize=sanitize)
+    for source in SOURCES:
+        text = ptx_of(source, capability)
+        if f"{name}_kernel" in text:
+            return Kernel(text, only=[entry_of(text, name, dtype)], sanitize=sanitize)
+    raise KeyError(name)
 
 
 def entry_of(ptx: str, name: str, dtype: torch.dtype) -> str:
@@ -66,6 +73,52 @@ def entry_of(ptx: str, name: str, dtype: torch.dtype) -> str:
 def jobs() -> ModuleType:
     """The module that plans launches."""
     return load(str(build("cuda", cache_directory(), "sparsedis_cuda_jobs")))
+
+
+def numpy_of(tensors: Sequence[Tensor | None]) -> list[np.ndarray | None]:
+    return [None if t is None else t.contiguous().numpy() for t in tensors]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What SAMPLES_SCHEMA names, and the intercept."""
+
+    z: Tensor
+    y: Tensor
+    offsets: Tensor | None
+    sample_weight: Tensor | None
+    loss: int
+    fit_intercept: bool
+
+    @property
+    def T(self) -> int:  # noqa: N802 - the field's name
+        return len(self.y) if self.offsets is None else len(self.offsets) - 1
+
+    def arrays(self) -> list[np.ndarray | None]:
+        return numpy_of([self.z, self.y, self.offsets, self.sample_weight])
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """l1, group, shared and ridge, as raw ops take them."""
+
+    tensors: tuple[Tensor | None, ...]
+    scale: list[float]
+    nonneg: bool
+
+    def arrays(self) -> list[np.ndarray | None]:
+        return [None if t is None else t.numpy() for t in self.tensors]
+
+    def penalty(self, arrays: list[np.ndarray | None]) -> dict[str, Any]:
+        """The levels that are there: a number, or an array and its factor."""
+        levels: dict[str, Any] = {"nonneg": True} if self.nonneg else {}
+        names = ("l1", "group", "shared", "ridge")
+        for name, array, scale in zip(names, arrays, self.scale, strict=True):
+            if array is not None:
+                levels[name] = (array, scale)
+            elif scale:
+                levels[name] = float(scale)
+        return levels
 
 
 class Executor:
@@ -85,27 +138,35 @@ class Executor:
         self.launches: list[tuple[str, LaunchStats]] = []
         self.planned: list[tuple[str, int, int]] = []  # kernel, grid, bytes of shared memory
 
-    def report(self, value: Tensor, weight: Tensor | None, *args: Any) -> Tensor:
-        """Fill `value` by the kernels of lambda_max (no weight) or duality_gap."""
-        z, y, offsets, sample_weight, loss, levels, scale, nonneg, fit_intercept = args
-        arrays = [
-            None if a is None else a.contiguous().numpy() for a in (z, y, offsets, sample_weight)
-        ]
-        penalty: dict[str, Any] = {"nonneg": True} if nonneg else {}
-        for name, level, by in zip(("l1", "group", "shared", "ridge"), levels, scale, strict=True):
-            if level is not None:
-                penalty[name] = (level.numpy(), by)
-            elif by:
-                penalty[name] = float(by)
-        w = None if weight is None else weight.contiguous().numpy()
-        make = jobs().ReportFloat if z.dtype == torch.float32 else jobs().ReportDouble
-        job = make(
-            arrays[0], arrays[1], penalty, value.numpy(), weight=w, offsets=arrays[2],
-            sample_weight=arrays[3], loss=loss, fit_intercept=fit_intercept, machine=self.machine,
+    def report(self, samples: Samples, strengths: Strengths, weight: Tensor | None) -> Tensor:
+        """The kernels of lambda_max (no weight) or duality_gap."""
+        coupled = strengths.tensors[2] is not None or strengths.scale[2] != 0
+        lone = coupled and weight is None
+        value = samples.z.new_full((1 if lone else samples.T,), torch.nan)
+        given = [samples.arrays(), strengths.arrays(), numpy_of([value, weight])]
+        value_array, weight_array = given[2]
+        job = jobs().plan_report(
+            *given[0], samples.loss, samples.fit_intercept, strengths.penalty(given[1]),
+            self.machine, value_array, weight_array,
         )  # fmt: skip
-        given = [level.numpy() for level in levels if level is not None]
-        self.run(job, z.dtype, [*arrays, w, value.numpy(), *given])
+        self.run(job, samples.z.dtype, [a for part in given for a in part])
         return value
+
+    def fit(
+        self, samples: Samples, strengths: Strengths, init: Tensor | None, tol: float, most: int
+    ) -> tuple[Tensor, ...]:
+        """The kernels of fit_heads."""
+        T, z = samples.T, samples.z
+        M, C = z.shape[-1], samples.y.shape[-1]
+        floats = [z.new_full(shape, torch.nan) for shape in ((T, M, C), (T, C), (T,))]
+        counts = [torch.full((T,), -7, dtype=torch.int32) for _ in range(2)]
+        given = [samples.arrays(), strengths.arrays(), numpy_of([init, *floats, *counts])]
+        job = jobs().plan_fit(
+            *given[0], samples.loss, samples.fit_intercept, strengths.penalty(given[1]),
+            self.machine, given[2][0], tol, most, *given[2][1:],
+        )  # fmt: skip
+        self.run(job, z.dtype, [a for part in given for a in part])
+        return (*floats, *counts)
 
     def run(self, job: Any, dtype: torch.dtype, arrays: list[Any]) -> None:
         """Launch the kernels of a job, whose parameter points into the arrays."""
@@ -134,25 +195,29 @@ _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _serving: list[Executor] = []
 
 
-def _lambda_max(z: Tensor, y: Tensor, offsets: Any, sample_weight: Any, loss: int, l1: Any,
-                group: Any, shared: Any, scale: list[float], fit_intercept: bool,
-                nonneg: bool) -> Tensor:  # fmt: skip
-    T = y.shape[0] if offsets is None else len(offsets) - 1
-    value = z.new_full((1 if shared is not None or scale[2] else T,), torch.nan)
-    strengths, scale = (l1, group, shared, None), [*scale[:3], 0.0]
-    samples = (z, y, offsets, sample_weight, loss)
-    return _serving[-1].report(value, None, *samples, strengths, scale, nonneg, fit_intercept)
+def _lambda_max(*args: Any) -> Tensor:
+    *samples, l1, group, shared, scale, fit_intercept, nonneg = args
+    strengths = Strengths((l1, group, shared, None), [*scale[:3], 0.0], nonneg)
+    return _serving[-1].report(Samples(*samples, fit_intercept), strengths, None)
 
 
-def _duality_gap(weight: Tensor, z: Tensor, y: Tensor, offsets: Any, sample_weight: Any, loss: int,
-                 l1: Any, group: Any, shared: Any, ridge: Any, scale: list[float], nonneg: bool,
-                 fit_intercept: bool) -> Tensor:  # fmt: skip
-    value, strengths = z.new_full((len(weight),), torch.nan), (l1, group, shared, ridge)
-    samples = (z, y, offsets, sample_weight, loss)
-    return _serving[-1].report(value, weight, *samples, strengths, scale, nonneg, fit_intercept)
+def _duality_gap(weight: Tensor, *args: Any) -> Tensor:
+    *samples, l1, group, shared, ridge, scale, nonneg, fit_intercept = args
+    strengths = Strengths((l1, group, shared, ridge), scale, nonneg)
+    return _serving[-1].report(Samples(*samples, fit_intercept), strengths, weight)
 
 
-for _name, _serve in {"lambda_max": _lambda_max, "duality_gap": _duality_gap}.items():
+def _fit_heads(*args: Any) -> tuple[Tensor, ...]:
+    *samples, l1, group, shared, ridge, scale, nonneg, fit_intercept, init, tol, most = args
+    strengths = Strengths((l1, group, shared, ridge), scale, nonneg)
+    return _serving[-1].fit(Samples(*samples, fit_intercept), strengths, init, tol, most)
+
+
+for _name, _serve in {
+    "lambda_max": _lambda_max,
+    "duality_gap": _duality_gap,
+    "fit_heads": _fit_heads,
+}.items():
     _schema = str(getattr(torch.ops.sparsedis, _name).default._schema)
     _library.define(_schema.removeprefix("sparsedis::"))
     _library.impl(_name, _serve, "CPU")

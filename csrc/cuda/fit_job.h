@@ -1,0 +1,75 @@
+// Fits of head solves as launches: what their kernels are given.
+#pragma once
+
+#include "task_job.h"
+
+SPARSEDIS_BEGIN
+
+// Numbers per sample beside those of every task: what a step changes, and the residual it sees.
+SPARSEDIS_HD inline int64_t fit_row_numbers(int64_t C, int64_t loss) {
+  return row_numbers(C, loss) + 2 * C;
+}
+
+// What the proximal method keeps of a task.
+template <typename Compute>
+struct ProximalMemory {
+  Compute *move, *partial, *image, *residual;  // (M, C), scratch, (n, C) twice
+  int32_t* moved;                              // features that moved, (M), and their number
+
+  SPARSEDIS_HD ProximalMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t scratch,
+                              double* rows) {
+    move = arena.take<Compute>(M * C), partial = arena.take<Compute>(scratch);
+    moved = arena.take<int32_t>(M + 1);
+    Compute* on_chip = arena.take_shared<Compute>(2 * n * C);
+    image = on_chip ? on_chip : reinterpret_cast<Compute*>(rows);
+    residual = image + n * C;
+  }
+};
+
+// What ridge keeps of a task: the system of the smaller side, and its right sides.
+struct RidgeMemory {
+  double *K, *x;  // (N, N), (N, C)
+
+  SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t C) {
+    K = arena.take<double>(N * N), x = arena.take<double>(N * C);
+  }
+};
+
+template <typename Real>
+struct FitJob {
+  HeadsArgs<Real> args;
+  TaskBlocks blocks;
+  int64_t unknowns;  // of ridge's systems, at most
+
+  SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
+};
+
+template <typename Real>
+struct FitPlan {
+  FitJob<Real> job;
+  TaskPlan tasks;
+  std::vector<Launch> launches;
+
+  int64_t workspace_bytes() const { return tasks.workspace_bytes(); }
+  void place(char* workspace) { job.blocks = tasks.placed(workspace); }
+};
+
+// Heads of tasks that no shared level couples; `rows` are the samples of all of them.
+template <typename Real>
+FitPlan<Real> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine& machine) {
+  const SamplesArgs<Real>& s = args.samples;
+  const bool ridge = s.loss == kSquared && !present(args.penalty.l1) &&
+                     !present(args.penalty.group) && !args.penalty.nonneg;
+  const int64_t N = s.offsets ? s.M : std::min(s.n, s.M);
+  const auto lay_out = [&](Arena& arena, int64_t n) {
+    const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true});
+    if (ridge) RidgeMemory(arena, N, s.C);
+    if (ridge) return task.on_chip();
+    const ProximalMemory<Real> memory(arena, n, s.M, s.C, kThreads * 8, nullptr);
+    return task.on_chip() && memory.image != nullptr;
+  };
+  const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
+  return {{args, tasks.blocks, N}, tasks, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
+}
+
+SPARSEDIS_END
