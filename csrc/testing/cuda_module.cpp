@@ -1,5 +1,6 @@
 // The Python module `sparsedis_cuda_jobs`: how CUDA kernels are launched, and with what parameters,
 // worked out by the host code that launches them on a GPU. For tests, which execute their PTX.
+#include "../cuda/backward_job.h"
 #include "../cuda/fit_job.h"
 #include "../cuda/report_job.h"
 #include "arrays.h"
@@ -72,6 +73,25 @@ FitJob<Real> plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets&
       offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
 }
 
+template <typename Real>
+using BackwardJob = Job<SPARSEDIS_ISA::BackwardPlan<Real>>;
+
+// `grads` are those of z, y, sample_weight, l1, group, ridge, or None where not asked for.
+template <typename Real>
+BackwardJob<Real> plan_backward(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                                const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
+                                const py::dict& levels, const Pair& machine,
+                                const Array<Real>& weight, const Array<Real>& grad_weight,
+                                const Array<Real>& grad_bias, std::vector<Maybe<Real>> grads) {
+  SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
+  s.fit_intercept = fit_intercept;
+  const auto to = [&](int k) { return grads[k] ? grads[k]->mutable_data() : nullptr; };
+  return BackwardJob<Real>(SPARSEDIS_ISA::plan_backward<Real>(
+      {s, penalty<Real>(levels), weight.data(), grad_weight.data(), grad_bias.data(), to(0), to(1),
+       to(2), to(3), to(4), nullptr, to(5)},
+      offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
+}
+
 template <typename Kind>
 void bind_job(py::module_& m, const char* name) {
   py::class_<Kind>(m, name)
@@ -91,6 +111,9 @@ void bind_plans(py::module_& m) {
         "penalty"_a, "machine"_a, "init"_a.none(true), "tol"_a, "max_iter"_a,
         "weight"_a.noconvert(), "bias"_a.noconvert(), "gap"_a.noconvert(), "n_iter"_a.noconvert(),
         "status"_a.noconvert());
+  m.def("plan_backward", plan_backward<Real>, z, y, offsets, sample_weight, "loss"_a,
+        "fit_intercept"_a, "penalty"_a, "machine"_a, "weight"_a.noconvert(),
+        "grad_weight"_a.noconvert(), "grad_bias"_a.noconvert(), "grads"_a);
 }
 
 }  // namespace
@@ -100,6 +123,8 @@ PYBIND11_MODULE(sparsedis_cuda_jobs, m) {
   bind_job<ReportJob<double>>(m, "ReportJobDouble");
   bind_job<FitJob<float>>(m, "FitJobFloat");
   bind_job<FitJob<double>>(m, "FitJobDouble");
+  bind_job<BackwardJob<float>>(m, "BackwardJobFloat");
+  bind_job<BackwardJob<double>>(m, "BackwardJobDouble");
   bind_plans<float>(m);
   bind_plans<double>(m);
 }

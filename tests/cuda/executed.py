@@ -49,7 +49,7 @@ def ptx_of(source: str, capability: int) -> str:
     return compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
 
 
-SOURCES = ("heads_report.cu", "heads_fit.cu")
+SOURCES = ("heads_report.cu", "heads_fit.cu", "heads_backward.cu")
 
 
 @cache
@@ -168,6 +168,28 @@ class Executor:
         self.run(job, z.dtype, [a for part in given for a in part])
         return (*floats, *counts)
 
+    def backward(
+        self, samples: Samples, strengths: Strengths, given: list[Tensor], needs: list[bool]
+    ) -> tuple[Tensor, ...]:
+        """The kernels of fit_heads_backward; given are weight, grad_weight and grad_bias."""
+        T, z = samples.T, samples.z
+        levels = [(T, z.shape[-1])] * 2 + [(z.shape[-1],), (T, z.shape[-1])]
+        weight = samples.sample_weight
+        shapes = [z.shape, samples.y.shape, (0,) if weight is None else weight.shape, *levels]
+        grads = [
+            z.new_full(shape if need else (0,), torch.nan)
+            for shape, need in zip(shapes, needs, strict=True)
+        ]
+        wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
+        arrays = [samples.arrays(), strengths.arrays(), numpy_of(given), numpy_of(wanted)]
+        wanted_arrays = [*arrays[3][:5], arrays[3][6]]  # no gradient of the shared level
+        job = jobs().plan_backward(
+            *arrays[0], samples.loss, samples.fit_intercept, strengths.penalty(arrays[1]),
+            self.machine, *arrays[2], wanted_arrays,
+        )  # fmt: skip
+        self.run(job, z.dtype, [a for part in arrays for a in part])
+        return tuple(grads)
+
     def run(self, job: Any, dtype: torch.dtype, arrays: list[Any]) -> None:
         """Launch the kernels of a job, whose parameter points into the arrays."""
         workspace = aligned(job.workspace_bytes())
@@ -213,10 +235,18 @@ def _fit_heads(*args: Any) -> tuple[Tensor, ...]:
     return _serving[-1].fit(Samples(*samples, fit_intercept), strengths, init, tol, most)
 
 
+def _fit_heads_backward(grad_weight: Tensor, grad_bias: Tensor, weight: Tensor, *args: Any) -> Any:
+    *samples, l1, group, shared, ridge, scale, nonneg, fit_intercept, needs = args
+    strengths = Strengths((l1, group, shared, ridge), scale, nonneg)
+    given = [weight, grad_weight, grad_bias]
+    return _serving[-1].backward(Samples(*samples, fit_intercept), strengths, given, needs)
+
+
 for _name, _serve in {
     "lambda_max": _lambda_max,
     "duality_gap": _duality_gap,
     "fit_heads": _fit_heads,
+    "fit_heads_backward": _fit_heads_backward,
 }.items():
     _schema = str(getattr(torch.ops.sparsedis, _name).default._schema)
     _library.define(_schema.removeprefix("sparsedis::"))

@@ -1,0 +1,449 @@
+// The gradient of heads by implicit differentiation on their support, for tasks that the shared
+// level does not couple: formulas as in core/heads_backward.h, in double. The system on the support
+// is solved by conjugate gradients, which take any loss and any zeros inside a row.
+#pragma once
+
+#include "backward_job.h"
+#include "products.cuh"
+#include "report.cuh"
+
+SPARSEDIS_BEGIN
+
+// What a task's gradient is taken from, and where it goes; null where not asked for.
+template <typename Real>
+struct HeadGradient {
+  const Real *weight, *grad_weight, *grad_bias;      // (M, C), (M, C), (C)
+  Real *z, *y, *sample_weight, *l1, *group, *ridge;  // (n, M), (n, C), (n), (M)
+  double *z_sum, *weight_sum;                        // where tasks share samples: this block's sums
+};
+
+template <typename Real>
+__device__ HeadGradient<Real> gradient_of(const BackwardJob<Real>& job, int64_t t) {
+  const HeadsBackwardArgs<Real>& a = job.args;
+  const SamplesArgs<Real>& s = a.samples;
+  const int64_t first = row_of(s, t), MC = s.M * s.C;
+  const auto rows = [=](Real* grad, int64_t width) {
+    return grad ? grad + first * width : nullptr;
+  };
+  const auto features = [&](Real* grad) { return grad ? grad + t * s.M : nullptr; };
+  const bool shares_weight = s.one_design && !s.weight_per_task;
+  double* sums = job.sums ? job.sums + blockIdx.x * shared_numbers(a) : nullptr;
+  double* z_sum = s.one_design && a.grad_z ? sums : nullptr;
+  double* weight_sum =
+      shares_weight && a.grad_sample_weight ? sums + (z_sum ? s.n * s.M : 0) : nullptr;
+  return {a.weight + t * MC,
+          a.grad_weight + t * MC,
+          a.grad_bias + t * s.C,
+          s.one_design ? nullptr : rows(a.grad_z, s.M),
+          rows(a.grad_y, s.C),
+          shares_weight ? nullptr : rows(a.grad_sample_weight, 1),
+          features(a.grad_l1),
+          features(a.grad_group),
+          features(a.grad_ridge),
+          z_sum,
+          weight_sum};
+}
+
+template <typename Real>
+struct Adjoint {
+  const BlockTask<double, Real>& task;
+  const AdjointMemory& memory;
+  const HeadGradient<Real>& out;
+  bool nonneg;
+
+  __device__ int64_t support() const { return memory.row[task.in.M]; }
+  __device__ bool squared() const { return task.in.loss == kSquared; }
+
+  // ---- the system
+
+  // Features with weights, and those that nothing holds at zero, in order.
+  __device__ void load_support() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t M = task.in.M, C = task.in.C;
+    if (Block::warp() == 0) {
+      int32_t count = 0;
+      for (int64_t j0 = 0; j0 < M; j0 += kWarp) {
+        const int64_t j = j0 + Block::lane();
+        bool any = j < M && m.l1[j] == 0 && m.group[j] == 0 && !nonneg;
+        for (int64_t c = 0; c < C && j < M; ++c) any |= m.W[j * C + c] != 0;
+        const unsigned mask = __ballot_sync(0xffffffffu, any);
+        const int32_t at = count + __popc(mask & ((1u << Block::lane()) - 1));
+        if (any) memory.row[at] = static_cast<int32_t>(j);
+        if (j < M) memory.position[j] = any ? at : -1;
+        count += __popc(mask);
+      }
+      if (Block::lane() == 0) memory.row[M] = count;
+    }
+    Block::sync();
+  }
+
+  // Units, curvatures, live entries and the right side.
+  __device__ void load_rows() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t C = task.in.C;
+    task.block.each(support(), [&](int64_t a) {
+      const int64_t j = memory.row[a];
+      const double* w = m.W + j * C;
+      double norm2 = 0;
+      for (int64_t c = 0; c < C; ++c) norm2 += w[c] * w[c];
+      const double inverse = norm2 > 0 ? 1 / sqrt(norm2) : 0.0;
+      memory.d[a] = m.group[j] * inverse;
+      for (int64_t c = 0; c < C; ++c) {
+        const bool free = !nonneg && m.l1[j] == 0, moves = squared() || m.limit[c] == 0;
+        const double live = moves && (w[c] != 0 || free);
+        memory.unit[a * C + c] = w[c] * inverse;
+        memory.live[a * C + c] = live;
+        memory.rhs[a * C + c] = live * (static_cast<double>(out.grad_weight[j * C + c]) -
+                                        m.zbar[j] * memory.grad_bias[c]);
+      }
+    });
+  }
+
+  // The cotangent of the bias, as far as the loss determines the bias.
+  __device__ void load_grad_bias() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t C = task.in.C;
+    const auto determined = [&](int64_t c) { return squared() || m.limit[c] == 0; };
+    task.block.each(C, [&](int64_t c) {
+      const bool wanted = task.in.fit_intercept && determined(c);
+      memory.grad_bias[c] = wanted ? static_cast<double>(out.grad_bias[c]) : 0.0;
+    });
+    if (task.in.loss == kMultinomial) {  // a shift of all classes changes nothing
+      double sums[2];
+      task.block.sums(C, sums, [&](int64_t c, double (&pair)[2]) {
+        pair[0] += memory.grad_bias[c], pair[1] += determined(c);
+      });
+      task.block.each(C, [&](int64_t c) {
+        if (determined(c)) memory.grad_bias[c] -= sums[0] / sums[1];
+      });
+    }
+    task.block.each(C, [&](int64_t c) { memory.answer[c] = memory.grad_bias[c]; });
+  }
+
+  // product = A_S V, and with a curved loss its Hessian's rows applied to that.
+  __device__ void push(const double* V) const {
+    const int64_t n = task.in.n, C = task.in.C;
+    multiply(
+        task.block, n, support(), C, memory.partial,
+        [&](int64_t i, int64_t a) { return task.a(i, memory.row[a]); },
+        [&](int64_t a, int64_t c) { return V[a * C + c]; },
+        [&](int64_t i, int64_t c, double sum) { memory.product[i * C + c] = sum; });
+    if (!squared()) task.block.each(n, [&](int64_t i) { curve(i, memory.product + i * C); });
+  }
+
+  // The Hessian of a sample's loss applied to x (C).
+  __device__ void curve(int64_t i, double* x) const {
+    const int64_t C = task.in.C;
+    const double* P = task.memory.P + i * C;
+    double along = 0;
+    for (int64_t c = 0; c < C && task.in.loss == kMultinomial; ++c) along += P[c] * x[c];
+    for (int64_t c = 0; c < C; ++c)
+      x[c] = task.in.loss == kLogistic ? P[c] * (1 - P[c]) * x[c] : P[c] * (x[c] - along);
+  }
+
+  // answer = H_b^-1 (pull - sum_i sqrt(p_i) product_i), H_b factored; pull (C) may be null.
+  __device__ void answer_bias(const double* pull) const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t C = task.in.C;
+    task.block.sum_rows(task.in.n, C, memory.answer, [&](int64_t i, int64_t c) {
+      return -m.root[i] * memory.product[i * C + c];
+    });
+    task.block.each(C, [&](int64_t c) { memory.answer[c] += pull ? pull[c] : 0.0; });
+    solve_spd(task.block, m.H, C, 1, memory.answer);
+  }
+
+  // product += sqrt(p) Q answer; `trial` and `step` of the bias's own fit are free by now.
+  __device__ void add_answer() const {
+    const int64_t C = task.in.C;
+    const double* P = task.memory.P;
+    task.block.each(task.in.n, [&](int64_t i) {
+      double along = 0;
+      for (int64_t c = 0; c < C && task.in.loss == kMultinomial; ++c)
+        along += P[i * C + c] * memory.answer[c];
+      for (int64_t c = 0; c < C; ++c) {
+        const double p = P[i * C + c], q = memory.answer[c];
+        const double bent = task.in.loss == kLogistic ? p * (1 - p) * q : p * (q - along);
+        memory.product[i * C + c] += task.memory.root[i] * bent;
+      }
+    });
+  }
+
+  // write(a, c, (A_S' product)).
+  template <typename F>
+  __device__ void pull(F write) const {
+    const int64_t C = task.in.C;
+    multiply(
+        task.block, support(), task.in.n, C, memory.partial,
+        [&](int64_t a, int64_t i) { return task.a(i, memory.row[a]); },
+        [&](int64_t i, int64_t c) { return memory.product[i * C + c]; }, write);
+  }
+
+  // image = H direction, with the bias eliminated; returns <direction, image>.
+  __device__ double apply() const {
+    const int64_t C = task.in.C;
+    const double* V = memory.direction;
+    push(V);
+    if (!squared() && task.in.fit_intercept) {
+      answer_bias(nullptr);
+      add_answer();
+    }
+    pull([&](int64_t a, int64_t c, double sum) { memory.image[a * C + c] = sum; });
+    return task.block.sum(support(), [&](int64_t a) {
+      const double ridge = task.memory.ridge[memory.row[a]], d = memory.d[a];
+      double radial = 0, curvature = 0;
+      for (int64_t c = 0; c < C; ++c) radial += memory.unit[a * C + c] * V[a * C + c];
+      for (int64_t c = 0; c < C; ++c) {
+        const int64_t k = a * C + c;
+        memory.image[k] =
+            memory.live[k] * (memory.image[k] + (ridge + d) * V[k] - d * radial * memory.unit[k]);
+        curvature += V[k] * memory.image[k];
+      }
+      return curvature;
+    });
+  }
+
+  // 1 / the diagonal of H, with the bias held.
+  __device__ void load_inverse() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t C = task.in.C;
+    multiply(
+        task.block, support(), task.in.n, C, memory.partial,
+        [&](int64_t a, int64_t i) {
+          const double x = task.a(i, memory.row[a]);
+          return x * x;
+        },
+        [&](int64_t i, int64_t c) {
+          const double P = squared() ? 0.0 : m.P[i * C + c];
+          return squared() ? 1.0 : P * (1 - P);
+        },
+        [&](int64_t a, int64_t c, double sum) {
+          const double unit = memory.unit[a * C + c];
+          const double diagonal = sum + m.ridge[memory.row[a]] + memory.d[a] * (1 - unit * unit);
+          memory.inverse[a * C + c] = diagonal > 0 ? 1 / diagonal : 0.0;
+        });
+    Block::sync();
+  }
+
+  // scaled = inverse rhs; returns <rhs, scaled>.
+  __device__ double precondition() const {
+    return task.block.sum(support() * task.in.C, [&](int64_t k) {
+      memory.scaled[k] = memory.inverse[k] * memory.rhs[k];
+      return memory.scaled[k] * memory.rhs[k];
+    });
+  }
+
+  // x = H^-1 rhs by preconditioned conjugate gradients.
+  __device__ void solve(double eta) const {
+    const int64_t size = support() * task.in.C;
+    load_inverse();
+    double rz = precondition();
+    const double target = eta * eta * rz;
+    task.block.each(size,
+                    [&](int64_t k) { memory.x[k] = 0, memory.direction[k] = memory.scaled[k]; });
+    for (int64_t step = 0; step < 10 * size && rz > target; ++step) {
+      const double curvature = apply();
+      if (!(curvature > 0)) return;
+      const double length = rz / curvature;
+      task.block.each(size, [&](int64_t k) {
+        memory.x[k] += length * memory.direction[k];
+        memory.rhs[k] -= length * memory.image[k];
+      });
+      const double next = precondition(), ratio = next / rz;
+      task.block.each(size, [&](int64_t k) {
+        memory.direction[k] = memory.scaled[k] + ratio * memory.direction[k];
+      });
+      rz = next;
+    }
+  }
+
+  // U on the support, and the bias that answers it and grad_bias.
+  __device__ void solve_all() const {
+    const int64_t C = task.in.C;
+    const bool biased = !squared() && task.in.fit_intercept;
+    constexpr double eta = sizeof(Real) == 4 ? 1e-7 : 1e-14;
+    if (biased) {
+      load_bias_system(task);
+      factor_spd(task.block, task.memory.H, C);
+      task.block.each(task.in.n * C, [&](int64_t k) { memory.product[k] = 0; });
+      answer_bias(memory.grad_bias);
+      add_answer();
+      pull([&](int64_t a, int64_t c, double sum) {
+        memory.rhs[a * C + c] -= memory.live[a * C + c] * sum;
+      });
+    }
+    solve(eta);
+    if (!biased) return;
+    push(memory.x);
+    answer_bias(memory.grad_bias);
+  }
+
+  // ---- what it writes
+
+  // Strength gradients, and what the floor adds to those of the samples.
+  __device__ void write_strengths(const PenaltyArgs<Real>& penalty) const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t C = task.in.C;
+    task.block.each(task.in.M, [&](int64_t j) {
+      const int64_t a = memory.position[j];
+      double sign_u = 0, unit_u = 0, w_u = 0;
+      for (int64_t c = 0; c < C && a >= 0; ++c) {
+        const double w = m.W[j * C + c], u = memory.x[a * C + c];
+        sign_u += w > 0 ? u : (w < 0 ? -u : 0.0);
+        unit_u += memory.unit[a * C + c] * u, w_u += w * u;
+      }
+      if (out.l1) out.l1[j] = static_cast<Real>(-penalty.l1.scale * sign_u);
+      if (out.group) out.group[j] = static_cast<Real>(-penalty.group.scale * unit_u);
+      if (out.ridge) out.ridge[j] = static_cast<Real>(-penalty.ridge.scale * w_u);
+      if (a >= 0) memory.floor[a] *= -w_u;
+    });
+  }
+
+  __device__ double raw(int64_t i, int64_t j) const {  // z - zbar
+    return static_cast<double>(task.in.z[i * task.in.M + j]) - task.memory.zbar[j];
+  }
+
+  // q_i = (z_i - zbar) U + answer into `product`, r_i = mean_i - y_i into R, and grad_p.
+  __device__ void load_responses() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t n = task.in.n, C = task.in.C, S = support();
+    const auto features = [&](int64_t i, int64_t a) { return raw(i, memory.row[a]); };
+    multiply(
+        task.block, n, S, C, memory.partial, features,
+        [&](int64_t a, int64_t c) { return memory.x[a * C + c]; },
+        [&](int64_t i, int64_t c, double sum) {
+          memory.product[i * C + c] = sum + memory.answer[c];
+        });
+    double* scores = squared() ? m.R : m.S;
+    multiply(
+        task.block, n, S, C, memory.partial, features,
+        [&](int64_t a, int64_t c) { return m.W[memory.row[a] * C + c]; },
+        [&](int64_t i, int64_t c, double sum) { scores[i * C + c] = sum; });
+    Block::sync();
+    task.block.each(n, [&](int64_t i) {
+      if (!squared()) mean_of(task, m.S, m.bias, i);
+      double grad = 0;
+      for (int64_t c = 0; c < C; ++c) {
+        const int64_t k = i * C + c;
+        m.R[k] = squared() ? m.R[k] - (m.y[k] - m.ybar[c]) : m.P[k] - m.y[k];
+        grad -= m.R[k] * memory.product[k];
+      }
+      for (int64_t a = 0; a < S; ++a)
+        if (memory.floor[a] != 0) grad += memory.floor[a] * features(i, a) * features(i, a);
+      memory.grad_p[i] = grad;
+    });
+  }
+
+  // grad_z_i = -p_i (U r_i + W Q q_i) and what the floor adds; Q q_i is in `product` by now.
+  __device__ void write_features() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t M = task.in.M, C = task.in.C;
+    task.block.each(task.in.n * M, [&](int64_t k) {
+      const int64_t i = k / M, j = k % M, a = memory.position[j];
+      double grad = 0;
+      for (int64_t c = 0; c < C && a >= 0; ++c)
+        grad -= memory.x[a * C + c] * m.R[i * C + c] + m.W[j * C + c] * memory.product[i * C + c];
+      if (a >= 0 && memory.floor[a] != 0) grad += 2 * memory.floor[a] * raw(i, j);
+      grad *= m.p[i];
+      if (out.z) out.z[k] = static_cast<Real>(grad);
+      if (out.z_sum) out.z_sum[k] += grad;
+    });
+  }
+
+  __device__ void write_samples() const {
+    const TaskMemory<double>& m = task.memory;
+    const int64_t n = task.in.n, C = task.in.C;
+    load_responses();
+    if (out.y)
+      task.block.each(
+          n * C, [&](int64_t k) { out.y[k] = static_cast<Real>(m.p[k / C] * memory.product[k]); });
+    if (out.z || out.z_sum) {
+      if (!squared()) task.block.each(n, [&](int64_t i) { curve(i, memory.product + i * C); });
+      write_features();
+    }
+    if (!out.sample_weight && !out.weight_sum) return;
+    const double mean = task.block.sum(n, [&](int64_t i) { return m.p[i] * memory.grad_p[i]; });
+    task.block.each(n, [&](int64_t i) {
+      const double grad = (memory.grad_p[i] - mean) / task.total_weight;
+      if (out.sample_weight) out.sample_weight[i] = static_cast<Real>(grad);
+      if (out.weight_sum) out.weight_sum[i] += grad;
+    });
+  }
+
+  // The same number everywhere, for a task that has no gradient.
+  __device__ void fill(Real value) const {
+    const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
+    const auto set = [&](Real* grad, int64_t count) {
+      if (grad) task.block.each(count, [&](int64_t k) { grad[k] = value; });
+    };
+    set(out.z, n * M), set(out.y, n * C), set(out.sample_weight, n);
+    set(out.l1, M), set(out.group, M), set(out.ridge, M);
+    if (out.z_sum) task.block.each(n * M, [&](int64_t k) { out.z_sum[k] += value; });
+    if (out.weight_sum) task.block.each(n, [&](int64_t i) { out.weight_sum[i] += value; });
+  }
+};
+
+// A feature's floor: the share of its squared norm that is its ridge, 0 where something penalises
+// it.
+template <typename Real>
+__device__ void load_floor(const Adjoint<Real>& adjoint, const PenaltyArgs<Real>& p, int64_t t) {
+  adjoint.task.block.each(adjoint.support(), [&](int64_t a) {
+    const int64_t j = adjoint.memory.row[a];
+    const bool free = at(p.l1, t, j) == 0 && at(p.group, t, j) == 0 && at(p.ridge, t, j) == 0 &&
+                      at(p.shared, t, j) == 0;
+    double norm2 = 0;
+    for (int64_t i = 0; i < adjoint.task.in.n && free; ++i)
+      norm2 += adjoint.task.a(i, j) * adjoint.task.a(i, j);
+    adjoint.memory.floor[a] = norm2 > 0 ? ridge_floor<Real>() : 0.0;
+  });
+}
+
+template <typename Real>
+__device__ void fit_heads_backward(const BackwardJob<Real>& job) {
+  const HeadsBackwardArgs<Real>& a = job.args;
+  if (job.sums) {
+    double* own = job.sums + blockIdx.x * shared_numbers(a);
+    for (int64_t k = Block::rank(); k < shared_numbers(a); k += kThreads) own[k] = 0;
+  }
+  for_each_task<double>(
+      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena) {
+        const TaskInput<Real>& in = task.in;
+        const HeadGradient<Real> out = gradient_of(job, t);
+        double* rows = job.blocks.rows + row_of(a.samples, t) * job.blocks.row_numbers +
+                       in.n * row_numbers(in.C, in.loss);
+        const AdjointMemory memory(arena, in.n, in.M, in.C, kThreads * kOutputs, rows);
+        const Adjoint<Real> adjoint{task, memory, out, a.penalty.nonneg};
+        double* W = task.memory.W;
+        const bool finite =
+            load_task(task) && load_penalty(task, a.penalty, t, job.needs()) &&
+            stage(task.block, out.weight, in.M * in.C, [=](int64_t k, Real w) { W[k] = w; });
+        if (!finite || task.empty())
+          return adjoint.fill(finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
+        if (in.loss != kSquared) {
+          load_bias(task);
+          evaluate(task, true);
+        }
+        adjoint.load_support();
+        adjoint.load_grad_bias();
+        adjoint.load_rows();
+        load_floor(adjoint, a.penalty, t);
+        adjoint.solve_all();
+        adjoint.write_strengths(a.penalty);
+        adjoint.write_samples();
+      });
+}
+
+// What tasks share, from the blocks' sums, in their order.
+template <typename Real>
+__device__ void add_sums(const BackwardJob<Real>& job) {
+  const HeadsBackwardArgs<Real>& a = job.args;
+  const int64_t numbers = shared_numbers(a),
+                blocks = a.samples.T < kPartialSums ? a.samples.T : kPartialSums;
+  const int64_t of_z = a.grad_z ? a.samples.n * a.samples.M : 0;
+  for (int64_t k = blockIdx.x * kThreads + Block::rank(); k < numbers; k += gridDim.x * kThreads) {
+    double sum = 0;
+    for (int64_t b = 0; b < blocks; ++b) sum += job.sums[b * numbers + k];
+    (k < of_z ? a.grad_z[k] : a.grad_sample_weight[k - of_z]) = static_cast<Real>(sum);
+  }
+}
+
+SPARSEDIS_END
