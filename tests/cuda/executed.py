@@ -135,6 +135,7 @@ class Executor:
         self.sanitize = options.pop("sanitize", None)
         checks = {} if self.sanitize else {"check_shared_init": True}
         self.options = {**checks, **options}
+        self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
         self.planned: list[tuple[str, int, int]] = []  # kernel, grid, bytes of shared memory
 
@@ -196,7 +197,9 @@ class Executor:
         parameter = job.parameter(workspace)
         reachable = [a for a in (*arrays, workspace) if a is not None]
         for name, grid, shared in job.launches():
-            kernel = kernel_of(name, dtype, self.capability, self.sanitize)
+            kernel = self.kernels.get(name) or kernel_of(
+                name, dtype, self.capability, self.sanitize
+            )
             (entry,) = kernel.entries
             stats = kernel.launch(
                 entry, [parameter], grid, THREADS, shared, reachable=reachable, **self.options
