@@ -86,11 +86,9 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
 template <typename Real>
 void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
   const int64_t C = layout.C;
-  const auto magnitude = [](int64_t, typename Eight<Real>::Vector& x) { x = x < 0 ? -x : x; };
-  int64_t k = 0;
-  for (; k + 8 <= groups && C < kLongGroup; k += 8)
-    eight_sums(w + k * C, layout, magnitude, out + k);
-  for (; k < groups; ++k) {
+  const auto magnitude = [](const auto&, auto& x) { x = x < 0 ? -x : x; };
+  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
+  for (int64_t k = 0; k < groups; ++k) {
     double sum[1];
     const Real* row = w + k * C;
     sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });

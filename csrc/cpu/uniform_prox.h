@@ -2,17 +2,20 @@
 // f = (1 - group / ||ST(v, l1)||)_+ / (1 + ridge), and one more factor for a feature that tasks
 // share.
 //
-// Short groups go by eights, whose norms and factors are vectors; long ones one by one. Squares are
+// Short groups go by eights, or by as many as a vector has lanes where their length is a common one
+// (short_groups.h); their norms and factors are vectors. Long ones go one by one. Squares are
 // summed in `Real` over few entries and in double over many, or where rounding may decide.
 #pragma once
 
 #include "../core/buffer.h"
 #include "../core/eight.h"
 #include "parallel.h"
+#include "short_groups.h"
 
 SPARSEDIS_BEGIN
 
 constexpr int64_t kLongGroup = 128;           // entries from which a group is taken alone
+constexpr int64_t kMostLanes = 16;            // of any vector, with a group in each
 constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
 constexpr int64_t kEntries = 1024;            // and about how many entries they have
 constexpr int64_t kAhead = 8;                 // tasks by which a slab is fetched early
@@ -51,10 +54,11 @@ struct Levels {
   }
 
  private:
-  // A strength of consecutive groups, which lie in whole rows of features, then 0 to a whole eight.
+  // A strength of consecutive groups, which lie in whole rows of features, then 0 to a whole
+  // vector.
   static void fill(const Strength<Real>& s, int64_t M, int64_t index, int64_t count, Real* out) {
     const Real scale = static_cast<Real>(s.scale);
-    std::fill(out + count, out + (count + 7) / 8 * 8, Real(0));
+    std::fill(out + count, out + (count + kMostLanes - 1) / kMostLanes * kMostLanes, Real(0));
     if (!s.data) return static_cast<void>(std::fill_n(out, count, scale));
     for (int64_t k = 0; k < count;) {
       const int64_t t = (index + k) / M, m = (index + k) % M, run = std::min(count - k, M - m);
@@ -68,10 +72,12 @@ struct Levels {
   }
 };
 
-// ST(x, l1) of the k-th group's entries.
-template <typename Vector, typename Real>
-void threshold(const Levels<Real>& at, int64_t k, Vector& x) {
-  shrink(x, Vector{} + at.low[k], Vector{} + at.l1[k]);
+// ST(x, l1), by the strengths that `of_entries` takes for the entries in x.
+template <typename Real, typename OfEntries, typename Vector>
+void threshold(const Levels<Real>& at, const OfEntries& of_entries, Vector& x) {
+  Vector low, high;
+  of_entries(at.low, low), of_entries(at.l1, high);
+  shrink(x, low, high);
 }
 
 // Where the entries of eight groups of C lie among the C vectors that hold them.
@@ -97,21 +103,38 @@ struct Layout {
   }
 };
 
-// Sums over the entries of eight groups at once, each entry as `term(k, x)` leaves it: 0 as 0.
+// Calls body(k, v) with `lanes` groups of C at a time, of which k is the first; what is left is
+// followed by zeros, so that a group's sum does not depend on how many there are.
+template <int64_t lanes, int64_t most, typename Real, typename F>
+void for_each_lanes(const Real* v, int64_t groups, int64_t C, F body) {
+  int64_t k = 0;
+  for (; k + lanes <= groups; k += lanes) body(k, v + k * C);
+  if (k == groups) return;
+  Real rest[lanes * most];
+  std::fill(std::copy(v + k * C, v + groups * C, rest), rest + lanes * C, Real(0));
+  body(k, rest);
+}
+
+// Sums over the entries of eight groups at once, each entry as `term(of_entries, x)` leaves it: 0
+// as 0. For any array with a number for each group, `of_entries(array, out)` gives those of the
+// entries in x.
 template <typename Real, typename Term>
-void eight_sums(const Real* v, const Layout<Real>& layout, Term term, Real* out) {
+void eight_sums(const Real* v, int64_t k0, const Layout<Real>& layout, Term term, Real* out) {
   using Vector = typename Eight<Real>::Vector;
   Vector sums[8], total;
 #pragma GCC unroll 8
   for (int64_t k = 0; k < 8; ++k) {
     const Real* row = v + k * layout.C;
+    const auto of_entries = [=](const Real* of_groups, Vector& out) {
+      out = Vector{} + of_groups[k0 + k];
+    };
     Vector x = Eight<Real>::at(v + layout.offset[k]);
     Eight<Real>::keep(layout.inside[k], x);
-    term(k, x);
+    term(of_entries, x);
     sums[k] = x;
     for (int64_t c = 0; c < layout.whole; c += 8) {
       x = Eight<Real>::at(row + c);
-      term(k, x);
+      term(of_entries, x);
       sums[k] += x;
     }
   }
@@ -119,15 +142,33 @@ void eight_sums(const Real* v, const Layout<Real>& layout, Term term, Real* out)
   Eight<Real>::at(out) = total;
 }
 
-// ||ST(v_k, l1)||^2 of eight groups; the first has the strengths at k0.
-template <bool entries, typename Real>
-void square_norms(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
-                  Real* square) {
-  const auto term = [&](int64_t k, typename Eight<Real>::Vector& x) {
-    if (entries) threshold(at, k0 + k, x);
-    x *= x;
+// The same of as many groups as a vector has lanes.
+template <int C, typename Real, typename Term>
+void short_sums(const Real* v, int64_t k0, Term term, Real* out) {
+  using Short = ShortGroups<Real, C>;
+  using Vector = typename Short::Vector;
+  Vector x[C];
+  Short::for_each_vector([&](auto i) {
+    const auto of_entries = [=](const Real* of_groups, Vector& out) {
+      Short::template spread<i>(Short::at(of_groups + k0), out);
+    };
+    x[i] = Short::at(v + i * Short::kLanes);
+    term(of_entries, x[i]);
+  });
+  Short::sum(x, Short::at(out));
+}
+
+// The same of any number of groups.
+template <typename Real, typename Term>
+void group_sums(const Real* v, int64_t groups, const Layout<Real>& layout, Term term, Real* out) {
+  const auto shorts = [=](auto C) __attribute__((flatten)) {
+    for_each_lanes<Simd<Real>::kLanes, C>(
+        v, groups, C, [=](int64_t k, const Real* some) { short_sums<C>(some, k, term, out + k); });
   };
-  eight_sums(v, layout, term, square);
+  if (with_constant<Real>(layout.C, shorts)) return;
+  for_each_lanes<8, kLongGroup>(v, groups, layout.C, [&](int64_t k, const Real* some) {
+    eight_sums(some, k, layout, term, out + k);
+  });
 }
 
 // ST(x, high) or what is positive of it, of one number.
@@ -178,19 +219,25 @@ double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
   return total[0];
 }
 
+// ||ST(v, l1)|| of consecutive groups.
 template <bool entries, typename Real>
 void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<Real>& layout,
            Real* norm) {
   const int64_t C = layout.C;
   const auto one =
       at.tiny ? long_square_norm<entries, double, Real> : long_square_norm<entries, Real, Real>;
-  int64_t k = 0;
-  for (; k + 8 <= groups && !at.tiny; k += 8)
-    square_norms<entries>(v + k * C, at, k, layout, norm + k);
+  if (at.tiny || C >= kLongGroup) {
+    for (int64_t k = 0; k < groups; ++k)
+      norm[k] = static_cast<Real>(std::sqrt(one(v + k * C, C, at.low[k], at.l1[k])));
+    return;
+  }
+  const auto square = [&at](const auto& of_entries, auto& x) {
+    if (entries) threshold(at, of_entries, x);
+    x *= x;
+  };
+  group_sums(v, groups, layout, square, norm);
 #pragma omp simd
-  for (int64_t i = 0; i < k; ++i) norm[i] = std::sqrt(norm[i]);
-  for (; k < groups; ++k)
-    norm[k] = static_cast<Real>(std::sqrt(one(v + k * C, C, at.low[k], at.l1[k])));
+  for (int64_t k = 0; k < groups; ++k) norm[k] = std::sqrt(norm[k]);
 }
 
 // x = factor ST(v, l1) of eight groups at once, as `square_norms`; x may be v.
@@ -212,7 +259,7 @@ void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout
   }
 }
 
-// The same of one group; what follows it is fetched for when its turn comes.
+// The same of one group of C; what follows it is fetched for when its turn comes.
 template <bool entries, typename Real>
 void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x) {
   constexpr int64_t line = 64 / sizeof(Real);
@@ -226,13 +273,35 @@ void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real*
   for (; c < C; ++c) move(c);
 }
 
+// The same of as many groups as a vector has lanes.
+template <bool entries, int C, typename Real>
+void scale_short(const Real* v, const Levels<Real>& at, int64_t k0, const Real* factor, Real* x) {
+  using Short = ShortGroups<Real, C>;
+  using Vector = typename Short::Vector;
+  Short::for_each_vector([&](auto i) {
+    const auto of_entries = [=](const Real* of_groups, Vector& out) {
+      Short::template spread<i>(Short::at(of_groups + k0), out);
+    };
+    Vector u = Short::at(v + i * Short::kLanes), by;
+    if (entries) threshold(at, of_entries, u);
+    of_entries(factor, by);
+    Short::at(x + i * Short::kLanes) = u * by;
+  });
+}
+
 template <bool entries, typename Real>
 void scale(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<Real>& layout,
            const Real* factor, Real* x) {
   const int64_t C = layout.C;
   int64_t k = 0;
-  for (; k + 8 <= groups; k += 8)
-    scale_eight<entries>(v + k * C, at, k, layout, factor + k, x + k * C);
+  const auto shorts = [&](auto C) __attribute__((flatten)) {
+    constexpr int64_t lanes = Simd<Real>::kLanes;
+    for (; k + lanes <= groups; k += lanes)
+      scale_short<entries, C>(v + k * C, at, k, factor, x + k * C);
+  };
+  if (!with_constant<Real>(C, shorts))
+    for (; k + 8 <= groups; k += 8)
+      scale_eight<entries>(v + k * C, at, k, layout, factor + k, x + k * C);
   for (; k < groups; ++k)
     scale_one<entries>(v + k * C, C, at.low[k], at.l1[k], factor[k], x + k * C);
 }
@@ -245,9 +314,93 @@ Real kept(Real norm, Real group) {
   return group == 0 ? Real(1) : share;
 }
 
-// How many groups of C are taken at a time: eights that stay in the nearest cache.
+// Whether some norm is so near its level that rounding of the sum may decide.
+template <typename Real>
+bool is_near(Real norm, Real level) {
+  return std::fabs(norm - level) < kNear<Real> * level;
+}
+template <typename Real>
+bool any_near(const Real* norm, const Real* level, int64_t groups) {
+  int any = 0;
+#pragma omp simd reduction(| : any)
+  for (int64_t k = 0; k < groups; ++k) any |= is_near(norm[k], level[k]);
+  return any != 0;
+}
+
+// The same of consecutive groups of C, by their norms, or by sums in double where these are near.
+template <bool entries, typename Real>
+void shares(const Real* v, int64_t C, const Levels<Real>& at, int64_t k0, int64_t groups,
+            const Real* norm, Real* share) {
+  const Real* level = at.group + k0;
+#pragma omp simd
+  for (int64_t k = 0; k < groups; ++k) share[k] = kept(norm[k], level[k]);
+  if (!any_near(norm, level, groups)) return;
+  for (int64_t k = 0; k < groups; ++k) {
+    if (!is_near(norm[k], level[k])) continue;
+    const double square =
+        long_square_norm<entries, double>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k]);
+    share[k] = static_cast<Real>(kept<double>(std::sqrt(square), level[k]));
+  }
+}
+
+// The prox of groups by their norms, one by one: rare, so it must not cost registers elsewhere.
+template <bool entries, typename Real>
+__attribute__((noinline)) void prox_each(const Real* v, int64_t C, const Levels<Real>& at,
+                                         int64_t k0, int64_t groups, const Real* norm, Real* x) {
+  Real share[kGroups];
+  shares<entries>(v, C, at, k0, groups, norm, share);
+  for (int64_t k = 0; k < groups; ++k)
+    scale_one<entries>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k],
+                       share[k] / (1 + at.ridge[k0 + k]), x + k * C);
+}
+
+// The prox of short groups, as many as a vector has lanes; their entries are read once.
+template <bool entries, int C, typename Real>
+inline void prox_short(const Real* v, const Levels<Real>& at, int64_t k0, Real* x) {
+  using Short = ShortGroups<Real, C>;
+  using Vector = typename Short::Vector;
+  constexpr int64_t lanes = Short::kLanes;
+  Vector u[C], squares[C];
+  Short::for_each_vector([&](auto i) {
+    const auto of_entries = [=](const Real* of_groups, Vector& out) {
+      Short::template spread<i>(Short::at(of_groups + k0), out);
+    };
+    u[i] = Short::at(v + i * lanes);
+    if (entries) threshold(at, of_entries, u[i]);
+    squares[i] = u[i] * u[i];
+  });
+  Real norm[lanes], factor[lanes];
+  Short::sum(squares, Short::at(norm));
+#pragma omp simd
+  for (int64_t k = 0; k < lanes; ++k) norm[k] = std::sqrt(norm[k]);
+  if (any_near(norm, at.group + k0, lanes)) return prox_each<entries>(v, C, at, k0, lanes, norm, x);
+#pragma omp simd
+  for (int64_t k = 0; k < lanes; ++k)
+    factor[k] = kept(norm[k], at.group[k0 + k]) / (1 + at.ridge[k0 + k]);
+  Short::for_each_vector([&](auto i) {
+    Vector by;
+    Short::template spread<i>(Short::at(factor), by);
+    Short::at(x + i * lanes) = u[i] * by;
+  });
+}
+
+template <bool entries, int C, typename Real>
+__attribute__((flatten)) void prox_shorts(const Real* v, int64_t groups, const Levels<Real>& at,
+                                          Real* x) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  Real rest[lanes * C];
+  for (int64_t k = 0; k < groups; k += lanes) {
+    const bool whole = k + lanes <= groups;
+    if (!whole) std::fill(std::copy(v + k * C, v + groups * C, rest), rest + lanes * C, Real(0));
+    prox_short<entries, C>(whole ? v + k * C : rest, at, k, whole ? x + k * C : rest);
+    if (!whole) std::copy(rest, rest + (groups - k) * C, x + k * C);
+  }
+}
+
+// How many groups of C are taken at a time: whole vectors of them that stay in the nearest cache.
 inline int64_t groups_of(int64_t C) {
-  return std::clamp<int64_t>(kEntries / std::max<int64_t>(C, 1) / 8 * 8, 8, kGroups);
+  return std::clamp(kEntries / std::max<int64_t>(C, 1) / kMostLanes * kMostLanes, kMostLanes,
+                    kGroups);
 }
 
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.
@@ -278,31 +431,22 @@ struct Groups {
     levels.entries ? sparsedis::SPARSEDIS_ISA::norms<true>(v, groups, levels, layout, norm)
                    : sparsedis::SPARSEDIS_ISA::norms<false>(v, groups, levels, layout, norm);
   }
-  // The same, and what their own threshold leaves of the groups. Where a norm is so near the level
-  // that rounding may decide, its squares are summed in double.
+  // The same, and what their own threshold leaves of the groups.
   void norms_and_shares(int64_t index, int64_t groups, Real* norm, Real* share) const {
+    const Real* v = a.v + index * a.C;
     norms(index, groups, norm);
-    const auto near = [&](int64_t k) {
-      return std::fabs(norm[k] - levels.group[k]) < kNear<Real> * levels.group[k];
-    };
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (int64_t k = 0; k < groups; ++k) {
-      share[k] = kept(norm[k], levels.group[k]);
-      any |= near(k);
-    }
-    if (!any) return;
-    const auto square = levels.entries ? long_square_norm<true, double, Real>
-                                       : long_square_norm<false, double, Real>;
-    for (int64_t k = 0; k < groups; ++k) {
-      if (!near(k)) continue;
-      const double exact =
-          std::sqrt(square(a.v + (index + k) * a.C, a.C, levels.low[k], levels.l1[k]));
-      share[k] = static_cast<Real>(kept<double>(exact, levels.group[k]));
-    }
+    levels.entries ? shares<true>(v, a.C, levels, 0, groups, norm, share)
+                   : shares<false>(v, a.C, levels, 0, groups, norm, share);
   }
   void prox(int64_t index, int64_t groups) const {
     if (a.C == 1) return prox_entries(a.v + index, groups, a.x + index);
+    const auto shorts = [&](auto C) {
+      const Real* v = a.v + index * a.C;
+      Real* x = a.x + index * a.C;
+      levels.entries ? prox_shorts<true, C>(v, groups, levels, x)
+                     : prox_shorts<false, C>(v, groups, levels, x);
+    };
+    if (levels.groups && !levels.tiny && with_constant<Real>(a.C, shorts)) return;
     Real norm[kGroups], factor[kGroups];
     std::fill_n(factor, groups, Real(1));
     if (levels.groups) norms_and_shares(index, groups, norm, factor);
