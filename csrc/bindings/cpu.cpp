@@ -1,85 +1,22 @@
 // Registers the CPU kernels with the dispatcher, through libtorch's stable ABI. Schemas are written
 // in Python.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <cmath>
 #include <exception>
 #include <initializer_list>
-#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "reports.h"
 
 namespace sparsedis {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-using Numbers = std::vector<double>;
-using Flags = std::vector<bool>;
-
 void run_in_parallel(int64_t count, int64_t grain, Body body, void* context) {
   torch::stable::parallel_for(0, count, grain,
                               [&](int64_t begin, int64_t end) { body(begin, end, context); });
-}
-
-// Calls body with a float or a double, by the dtype of `t`.
-template <typename F>
-void dispatch(const char* op, const Tensor& t, F body) {
-  if (t.scalar_type() == ScalarType::Float) {
-    body(float{});
-  } else if (t.scalar_type() == ScalarType::Double) {
-    body(double{});
-  } else {
-    STD_TORCH_CHECK(false, op, ": dtype ", static_cast<int>(t.scalar_type()),
-                    ", expected float32 or float64");
-  }
-}
-
-template <typename Real>
-const Real* data(const Tensor& t) {
-  return static_cast<const Real*>(t.data_ptr());
-}
-
-template <typename Real>
-const Real* data(const MaybeTensor& t) {
-  return t ? data<Real>(*t) : nullptr;
-}
-
-// The pointer of an output, null where it was not asked for.
-template <typename Real>
-Real* output(const Tensor& t, bool wanted = true) {
-  return wanted ? static_cast<Real*>(t.mutable_data_ptr()) : nullptr;
-}
-
-Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
-
-MaybeTensor packed(const MaybeTensor& t) { return t ? MaybeTensor(packed(*t)) : std::nullopt; }
-
-Tensor make(const Tensor& like, std::vector<int64_t> shape, bool wanted = true) {
-  if (!wanted) shape = {0};
-  return torch::stable::new_empty(like, shape);
-}
-
-// Strengths keep their strides: a value per task or per feature is never expanded in memory.
-template <typename Real>
-Strength<Real> strength(const MaybeTensor& t, double scale) {
-  if (!t) return {nullptr, 0, 0, scale};
-  if (t->dim() == 1) return {data<Real>(*t), 0, t->stride(0), scale};
-  return {data<Real>(*t), t->stride(0), t->stride(1), scale};
-}
-
-template <typename Real>
-PenaltyArgs<Real> penalty(const MaybeTensor& l1, const MaybeTensor& group,
-                          const MaybeTensor& shared, const MaybeTensor& ridge, const Numbers& scale,
-                          bool nonneg) {
-  return {strength<Real>(l1, scale[0]), strength<Real>(group, scale[1]),
-          strength<Real>(shared, scale[2]), strength<Real>(ridge, scale[3]), nonneg};
 }
 
 void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTensor& group,
@@ -356,28 +293,13 @@ Tensor feature_usage_backward(Tensor grad, Tensor w) {
   return grad_w;
 }
 
-// The samples of a batch, made contiguous; lives as long as the pointers into it.
-struct Samples {
-  Tensor z, y;
-  MaybeTensor offsets, weight;
-  int64_t loss;
-  bool fit_intercept;
-
-  Samples(const Tensor& z_, const Tensor& y_, const MaybeTensor& offsets_,
-          const MaybeTensor& weight_, int64_t loss_, bool intercept)
-      : z(packed(z_)),
-        y(packed(y_)),
-        offsets(packed(offsets_)),
-        weight(packed(weight_)),
-        loss(loss_),
-        fit_intercept(intercept) {
+// Samples whose offsets may be read.
+struct CheckedSamples : Samples {
+  CheckedSamples(const Tensor& z_, const Tensor& y_, const MaybeTensor& offsets_,
+                 const MaybeTensor& weight_, int64_t loss_, bool intercept)
+      : Samples(z_, y_, offsets_, weight_, loss_, intercept) {
     if (offsets) check_offsets();
   }
-
-  int64_t T() const { return offsets ? offsets->size(0) - 1 : y.size(0); }
-  int64_t M() const { return z.size(z.dim() - 1); }
-  int64_t C() const { return y.size(y.dim() - 1); }
-  bool one_design() const { return !offsets && z.dim() == 2; }
 
   void check_offsets() const {
     const int64_t* o = data<int64_t>(offsets);
@@ -388,29 +310,13 @@ struct Samples {
       STD_TORCH_CHECK(o[t] <= o[t + 1], "fit_heads: offsets fall from ", o[t], " to ", o[t + 1],
                       " at task ", t);
   }
-
-  template <typename Real>
-  SamplesArgs<Real> args() const {
-    return {T(),
-            offsets ? 0 : y.size(1),
-            M(),
-            C(),
-            data<Real>(z),
-            data<Real>(y),
-            data<int64_t>(offsets),
-            data<Real>(weight),
-            one_design(),
-            weight && weight->dim() == 2,
-            fit_intercept,
-            loss};
-  }
 };
 
 Five fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
                MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
                Numbers scale, bool nonneg, bool fit_intercept, MaybeTensor init, double tol,
                int64_t max_iter) {
-  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
+  const CheckedSamples s(z, y, offsets, sample_weight, loss, fit_intercept);
   const int64_t T = s.T(), M = s.M(), C = s.C();
   init = packed(init);
   Five out{make(s.z, {T, M, C}), make(s.z, {T, C}), make(s.z, {T}),
@@ -439,7 +345,7 @@ Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Te
                          MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
                          MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
                          Numbers scale, bool nonneg, bool fit_intercept, Flags needs) {
-  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
+  const CheckedSamples s(z, y, offsets, sample_weight, loss, fit_intercept);
   grad_weight = packed(grad_weight), grad_bias = packed(grad_bias);
   weight = packed(weight);
   const int64_t T = s.T(), M = s.M();
@@ -464,38 +370,19 @@ Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Te
   return out;
 }
 
-Tensor lambda_max(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
-                  MaybeTensor l1, MaybeTensor group, MaybeTensor shared, Numbers scale,
-                  bool fit_intercept, bool nonneg) {
-  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
-  const bool coupled = shared || scale[2] != 0;
-  Tensor value = make(s.z, {coupled ? 1 : s.T()});
-  dispatch("lambda_max", s.z, [&](auto real) {
-    using Real = decltype(real);
-    PenaltyArgs<Real> strengths = penalty<Real>(l1, group, shared, std::nullopt, scale, nonneg);
-    strengths.ridge.scale = 0;
-    kernels().of<Real>().lambda_max({s.args<Real>(), strengths, nullptr, output<Real>(value)},
-                                    run_in_parallel);
-  });
-  return value;
-}
+// What serves the reports of head solves.
+struct Cpu {
+  using Samples = CheckedSamples;
 
-Tensor duality_gap(Tensor weight, Tensor z, Tensor y, MaybeTensor offsets,
-                   MaybeTensor sample_weight, int64_t loss, MaybeTensor l1, MaybeTensor group,
-                   MaybeTensor shared, MaybeTensor ridge, Numbers scale, bool nonneg,
-                   bool fit_intercept) {
-  const Samples s(z, y, offsets, sample_weight, loss, fit_intercept);
-  weight = packed(weight);
-  Tensor value = make(s.z, {s.T()});
-  dispatch("duality_gap", s.z, [&](auto real) {
-    using Real = decltype(real);
-    kernels().of<Real>().duality_gap(
-        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(weight),
-         output<Real>(value)},
-        run_in_parallel);
-  });
-  return value;
-}
+  template <typename Real>
+  static void lambda_max(const Samples&, const HeadsReportArgs<Real>& args) {
+    kernels().of<Real>().lambda_max(args, run_in_parallel);
+  }
+  template <typename Real>
+  static void duality_gap(const Samples&, const HeadsReportArgs<Real>& args) {
+    kernels().of<Real>().duality_gap(args, run_in_parallel);
+  }
+};
 
 }  // namespace
 }  // namespace sparsedis
@@ -525,6 +412,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparsedis, CPU, m) {
   m.impl("feature_usage_backward", TORCH_BOX(&sparsedis::feature_usage_backward));
   m.impl("fit_heads", TORCH_BOX(&sparsedis::fit_heads));
   m.impl("fit_heads_backward", TORCH_BOX(&sparsedis::fit_heads_backward));
-  m.impl("lambda_max", TORCH_BOX(&sparsedis::lambda_max));
-  m.impl("duality_gap", TORCH_BOX(&sparsedis::duality_gap));
+  m.impl("lambda_max", TORCH_BOX(&sparsedis::lambda_max<sparsedis::Cpu>));
+  m.impl("duality_gap", TORCH_BOX(&sparsedis::duality_gap<sparsedis::Cpu>));
 }
