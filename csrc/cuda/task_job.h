@@ -10,6 +10,7 @@
 SPARSEDIS_BEGIN
 
 constexpr int kThreads = 128;                      // of a block
+constexpr int64_t kScratchBytes = 8 * kThreads;    // that a block has on the chip besides arrays
 constexpr int64_t kMostSliced = int64_t{1} << 28;  // bytes of what blocks keep off the chip
 
 // What a GPU gives, and how many blocks it is to run at a time.

@@ -1,0 +1,16 @@
+// What launches the reports of head solves, for callers that are compiled without CUDA.
+#pragma once
+
+#include "report_job.h"
+
+SPARSEDIS_BEGIN
+
+// What a device gives to kernels of `op`. Throws std::runtime_error.
+Machine machine_of(const char* op, int device);
+
+// Enqueues the kernels of a plan whose memory is placed; `stream` is a cudaStream_t of `device`.
+// Throws std::runtime_error, which names op, kernel and CUDA's reason.
+template <typename Real>
+void launch_report(const ReportPlan<Real>& plan, int device, void* stream);
+
+SPARSEDIS_END
