@@ -1,8 +1,9 @@
 """Which implementation serves which op on which device, and why not another.
 
 Every raw op is defined in namespaces with one schema: ``sparsedis``, where the dispatcher picks
-the native kernel of the tensor's device and falls back to the reference; ``sparsedis_reference``,
-which is the reference and nothing else; and, for ops with a Triton kernel, ``sparsedis_triton``.
+the native kernel of the tensor's device (C++; for CUDA tensors CUDA C++ or Triton) and falls back
+to the reference; ``sparsedis_reference``, which is the reference and nothing else; and, for ops
+with a Triton kernel, ``sparsedis_triton``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ TRITON_MODULES = {
     "feature_usage": "feature_usage",
     "feature_usage_backward": "feature_usage",
 }
+# Raw ops with a CUDA C++ kernel: those that are bound by arithmetic, where Triton's are by memory.
+CUDA_OPS = {"lambda_max", "duality_gap"}
 # Public ops whose raw op has another name.
 RAW_NAMES = {
     "prox_mcp": "radial_prox",
@@ -69,8 +72,16 @@ def _load(name: str) -> Library:
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        return Library(None, f"{path} did not load: {error}")
+        # PyTorch's own error names the path, and the linker's reason is its cause.
+        return Library(None, f"{path} did not load: {error.__cause__ or error}")
     return Library(path, None)
+
+
+def _load_cuda() -> Library:
+    # It asks PyTorch for the current stream, which a build without CUDA does not have.
+    if torch.version.cuda is None:
+        return Library(None, f"torch {torch.__version__} is built without CUDA")
+    return _load("_C_cuda")
 
 
 def _candidates(package: Path, name: str) -> list[Path]:
@@ -82,13 +93,27 @@ def _candidates(package: Path, name: str) -> list[Path]:
 
 
 CPU_LIBRARY = _load("_C")
+CUDA_LIBRARY = _load_cuda()
 REQUESTED = os.environ.get("SPARSEDIS_BACKEND") or None
 
 
 def available(op: str, device: str) -> dict[str, str | None]:
     """Each backend of `op` on `device` ("cpu", "cuda", ...) with None, or why it cannot serve."""
     native = CPU_LIBRARY.error if device == "cpu" else f"serves CPU tensors, not {device}"
-    return {"cpu": native, "triton": _why_not_triton(op, device), "reference": None}
+    return {
+        "cpu": native,
+        "cuda": _why_not_cuda(op, device),
+        "triton": _why_not_triton(op, device),
+        "reference": None,
+    }
+
+
+def _why_not_cuda(op: str, device: str) -> str | None:
+    if op not in CUDA_OPS:
+        return "has no kernel for this op"
+    if device != "cuda":
+        return f"serves CUDA tensors, not {device}"
+    return CUDA_LIBRARY.error
 
 
 def _why_not_triton(op: str, device: str) -> str | None:
@@ -105,8 +130,8 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
     Args:
         op: name of the op, for error messages.
         device: where its tensors are.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"``, or None for the environment variable
-            ``SPARSEDIS_BACKEND``, else the best one there is.
+        backend: ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the environment
+            variable ``SPARSEDIS_BACKEND``, else the best one there is.
 
     Raises:
         RuntimeError: the backend asked for cannot serve this op on this device.
@@ -126,7 +151,10 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
 
 
 def takes_half(ns: str, op: str, device: torch.device) -> bool:
-    """Whether the kernel that serves `op` reads half precision itself; others are given float32."""
+    """Whether the kernel that serves `op` reads half precision itself; others are given float32.
+
+    Triton's do, C++ and CUDA C++ do not.
+    """
     if ns == AUTOMATIC:
         return device.type == "cuda" and _why_not_triton(op, device.type) is None
     return ns == TRITON
@@ -185,5 +213,10 @@ def report_fallback(op: str, device: str) -> None:
         return
     _reported.add((op, device))
     there = available(op, device)
-    reason = there["cpu"] if device == "cpu" else f"triton {there['triton']}"
+    if device == "cpu":
+        reason = there["cpu"]
+    elif op in CUDA_OPS:
+        reason = there["cuda"]
+    else:
+        reason = f"triton {there['triton']}"
     logger.warning("%s on %s is served by the reference implementation: %s", op, device, reason)

@@ -53,9 +53,20 @@ def python(program: str, *options: str, **variables: str) -> subprocess.Complete
     )
 
 
+def python_in(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with the copy of the package in a folder."""
+    # -S and a path of our own: an editable install would find the source tree first.
+    paths = [str(folder), str(Path(torch.__file__).parents[1])]
+    return python(f"import sys; sys.path[:0] = {paths!r}\n{program}", "-S")
+
+
 @pytest.mark.parametrize(
     ("backend", "reason"),
-    [("cuda", "there is no such backend"), ("triton", "serves CUDA tensors, not cpu")],
+    [
+        ("tpu", "there is no such backend"),
+        ("cuda", "has no kernel for this op"),
+        ("triton", "serves CUDA tensors, not cpu"),
+    ],
 )
 def test_a_backend_that_cannot_serve_raises_and_names_what_there_is(
     backend: str, reason: str
@@ -70,7 +81,11 @@ def test_a_backend_that_cannot_serve_raises_and_names_what_there_is(
 
 @pytest.mark.parametrize(
     ("backend", "reason"),
-    [("cpu", "serves CPU tensors, not cuda"), ("triton", "has no kernel for this op")],
+    [
+        ("cpu", "serves CPU tensors, not cuda"),
+        ("cuda", "has no kernel for this op"),
+        ("triton", "has no kernel for this op"),
+    ],
 )
 def test_a_backend_of_another_device_or_op_raises_and_says_why(backend: str, reason: str) -> None:
     with pytest.raises(RuntimeError) as raised:
@@ -79,6 +94,69 @@ def test_a_backend_of_another_device_or_op_raises_and_says_why(backend: str, rea
         f"fit_heads: backend='{backend}' cannot serve a tensor on cuda: {reason}; "
         "there is 'reference'"
     )
+
+
+def test_cuda_refuses_a_cpu_tensor() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        sk.lambda_max(torch.ones(1, 2, 3), torch.ones(1, 2, 1), sk.Penalty(l1=1.0), backend="cuda")
+    assert str(raised.value) == (
+        "lambda_max: backend='cuda' cannot serve a tensor on cpu: serves CUDA tensors, not cpu; "
+        "there is 'cpu', 'reference'"
+    )
+
+
+def test_cuda_serves_where_its_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    monkeypatch.setattr(backends, "CUDA_LIBRARY", backends.Library(Path("_C_cuda.so"), None))
+    assert backends.namespace("duality_gap", device, "cuda") == backends.AUTOMATIC
+    assert not backends.takes_half(backends.AUTOMATIC, "duality_gap", device)
+    assert ("lambda_max", "cuda", "cuda", "cpu: serves CPU tensors, not cuda") in (
+        backends.op_table()
+    )
+
+
+def test_where_the_cuda_library_is_not_its_reason_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "CUDA_LIBRARY", backends.Library(None, "was lost"))
+    monkeypatch.setattr(backends, "_reported", set())
+    with pytest.raises(RuntimeError) as raised:
+        backends.namespace("lambda_max", torch.device("cuda"), "cuda")
+    assert str(raised.value) == (
+        "lambda_max: backend='cuda' cannot serve a tensor on cuda: was lost; there is 'reference'"
+    )
+    for op in ("lambda_max", "lambda_max", "fit_heads"):
+        backends.report_fallback(op, "cuda")
+    assert caplog.messages == [
+        "lambda_max on cuda is served by the reference implementation: was lost",
+        "fit_heads on cuda is served by the reference implementation: "
+        "triton has no kernel for this op",
+    ]
+
+
+CUDA_LIBRARY = """
+import torch
+torch.version.cuda = {cuda!r}
+from sparsedis_kernels import backends
+print(backends.CUDA_LIBRARY.path, backends.CUDA_LIBRARY.error, sep="\\n")
+"""
+
+
+def test_the_cuda_library_is_loaded_only_where_torch_has_cuda(tmp_path: Path) -> None:
+    copy = tmp_path / "sparsedis_kernels"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (copy / "_C_cuda.so").write_text("not a library")
+
+    def library(cuda: str | None) -> list[str]:
+        return python_in(tmp_path, CUDA_LIBRARY.format(cuda=cuda)).stdout.splitlines()
+
+    assert library(None) == ["None", f"torch {torch.__version__} is built without CUDA"]
+    path, error = library("13.0")
+    assert path == "None"
+    assert error.startswith(f"{copy / '_C_cuda.so'} did not load: ")
+    assert "Could not load this library" not in error  # which would be all that is said
+    (copy / "_C_cuda.so").unlink()
+    assert library("13.0") == ["None", f"_C_cuda.so was not built into {copy}"]
 
 
 def test_every_public_op_takes_the_request() -> None:
@@ -135,9 +213,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 
 def test_without_the_library_the_reference_serves(damaged: tuple[Path, str]) -> None:
     folder, reason = damaged
-    # -S and a path of our own: an editable install would find the source tree first.
-    paths = [str(folder), str(Path(torch.__file__).parents[1])]
-    result = python(f"import sys; sys.path[:0] = {paths!r}\n{FALLBACK}", "-S")
+    result = python_in(folder, FALLBACK)
     assert result.returncode == 0, result.stderr
     package, path, instruction_set, x, error, raised = result.stdout.splitlines()
     assert Path(package).is_relative_to(folder)
@@ -183,8 +259,8 @@ def test_the_op_table_is_true() -> None:
         name = f"sparsedis::{backends.RAW_NAMES.get(op, op)}"
         native = torch._C._dispatch_has_kernel_for_dispatch_key(name, device.upper())
         assert native == (serves != "reference"), (op, device)
-        better = {"cpu": [], "triton": ["cpu"], "reference": ["cpu", "triton"]}[serves]
-        assert [r.split(":")[0] for r in reasons.split("; ") if r] == better
+        order = ["cpu", "cuda", "triton", "reference"]
+        assert [r.split(":")[0] for r in reasons.split("; ") if r] == order[: order.index(serves)]
 
 
 def test_import_does_not_import_triton() -> None:
@@ -204,7 +280,8 @@ print(*next(row for row in backends.op_table() if row[:2] == ("prox", "cuda")), 
 def test_without_triton_the_report_says_so() -> None:
     result = python(NO_TRITON)
     assert result.stdout == (
-        "prox|cuda|reference|cpu: serves CPU tensors, not cuda; triton: is not installed\n"
+        "prox|cuda|reference|cpu: serves CPU tensors, not cuda; cuda: has no kernel for this op; "
+        "triton: is not installed\n"
     ), result.stderr
 
 

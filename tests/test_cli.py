@@ -117,7 +117,8 @@ def test_env_shows_what_serves_each_op(capsys: pytest.CaptureFixture[str]) -> No
     rows = table(text)
     assert rows["torch"] == [torch.__version__]
     assert rows["instruction_set"] == [backends.instruction_set()]
-    assert str(backends.CPU_LIBRARY.path or backends.CPU_LIBRARY.error) in text
+    for library in (backends.CPU_LIBRARY, backends.CUDA_LIBRARY):
+        assert str(library.path or library.error) in text
     for row in backends.op_table():
         assert re.search(r"\s+".join(map(re.escape, row)), text)
 

@@ -18,8 +18,8 @@ def _env(args: argparse.Namespace) -> None:
 
     for name, version in versions().items():
         print(f"{name:24}{version}")
-    library = backends.CPU_LIBRARY
-    print(f"{'CPU library':24}{library.path or library.error}")
+    for name, library in (("CPU", backends.CPU_LIBRARY), ("CUDA", backends.CUDA_LIBRARY)):
+        print(f"{name + ' library':24}{library.path or library.error}")
     print(f"\n{'op':24}{'device':8}{'backend':12}why no other")
     for op, device, backend, reason in backends.op_table():
         print(f"{op:24}{device:8}{backend:12}{reason}")
