@@ -58,6 +58,10 @@ inline Tensor make(const Tensor& like, std::vector<int64_t> shape, bool wanted =
   return torch::stable::new_empty(like, shape);
 }
 
+inline Tensor make_counts(const Tensor& like, int64_t n, ScalarType dtype) {
+  return torch::stable::new_empty(like, {n}, dtype);
+}
+
 // Strengths keep their strides: a value per task or per feature is never expanded in memory.
 template <typename Real>
 Strength<Real> strength(const MaybeTensor& t, double scale) {

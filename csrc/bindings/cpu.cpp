@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "heads.h"
 #include "reports.h"
 
 namespace sparsedis {
@@ -262,10 +263,6 @@ Five penalty_value_backward(Tensor grad, Tensor w, MaybeTensor l1, MaybeTensor g
   return out;
 }
 
-Tensor make_counts(const Tensor& like, int64_t n, ScalarType dtype) {
-  return torch::stable::new_empty(like, {n}, dtype);
-}
-
 Three feature_usage(Tensor w) {
   w = packed(w);
   const int64_t T = w.size(0), M = w.size(1);
@@ -312,65 +309,7 @@ struct CheckedSamples : Samples {
   }
 };
 
-Five fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
-               MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
-               Numbers scale, bool nonneg, bool fit_intercept, MaybeTensor init, double tol,
-               int64_t max_iter) {
-  const CheckedSamples s(z, y, offsets, sample_weight, loss, fit_intercept);
-  const int64_t T = s.T(), M = s.M(), C = s.C();
-  init = packed(init);
-  Five out{make(s.z, {T, M, C}), make(s.z, {T, C}), make(s.z, {T}),
-           make_counts(s.z, T, ScalarType::Int), make_counts(s.z, T, ScalarType::Int)};
-  dispatch("fit_heads", s.z, [&](auto real) {
-    using Real = decltype(real);
-    kernels().of<Real>().fit_heads(
-        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(init),
-         tol, max_iter, output<Real>(std::get<0>(out)), output<Real>(std::get<1>(out)),
-         output<Real>(std::get<2>(out)), output<int32_t>(std::get<3>(out)),
-         output<int32_t>(std::get<4>(out))},
-        run_in_parallel);
-  });
-  return out;
-}
-
-using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-std::vector<int64_t> shape_of(const Tensor& t) {
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; d < t.dim(); ++d) shape.push_back(t.size(d));
-  return shape;
-}
-
-Seven fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Tensor z, Tensor y,
-                         MaybeTensor offsets, MaybeTensor sample_weight, int64_t loss,
-                         MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
-                         Numbers scale, bool nonneg, bool fit_intercept, Flags needs) {
-  const CheckedSamples s(z, y, offsets, sample_weight, loss, fit_intercept);
-  grad_weight = packed(grad_weight), grad_bias = packed(grad_bias);
-  weight = packed(weight);
-  const int64_t T = s.T(), M = s.M();
-  const std::vector<int64_t> none{0};
-  Seven out{make(s.z, shape_of(s.z), needs[0]),
-            make(s.z, shape_of(s.y), needs[1]),
-            make(s.z, s.weight ? shape_of(*s.weight) : none, needs[2]),
-            make(s.z, {T, M}, needs[3]),
-            make(s.z, {T, M}, needs[4]),
-            make(s.z, {M}, needs[5]),
-            make(s.z, {T, M}, needs[6])};
-  dispatch("fit_heads_backward", s.z, [&](auto real) {
-    using Real = decltype(real);
-    kernels().of<Real>().fit_heads_backward(
-        {s.args<Real>(), penalty<Real>(l1, group, shared, ridge, scale, nonneg), data<Real>(weight),
-         data<Real>(grad_weight), data<Real>(grad_bias), output<Real>(std::get<0>(out), needs[0]),
-         output<Real>(std::get<1>(out), needs[1]), output<Real>(std::get<2>(out), needs[2]),
-         output<Real>(std::get<3>(out), needs[3]), output<Real>(std::get<4>(out), needs[4]),
-         output<Real>(std::get<5>(out), needs[5]), output<Real>(std::get<6>(out), needs[6])},
-        run_in_parallel);
-  });
-  return out;
-}
-
-// What serves the reports of head solves.
+// What serves head solves.
 struct Cpu {
   using Samples = CheckedSamples;
 
@@ -381,6 +320,14 @@ struct Cpu {
   template <typename Real>
   static void duality_gap(const Samples&, const HeadsReportArgs<Real>& args) {
     kernels().of<Real>().duality_gap(args, run_in_parallel);
+  }
+  template <typename Real>
+  static void fit_heads(const Samples&, const HeadsArgs<Real>& args) {
+    kernels().of<Real>().fit_heads(args, run_in_parallel);
+  }
+  template <typename Real>
+  static void fit_heads_backward(const Samples&, const HeadsBackwardArgs<Real>& args) {
+    kernels().of<Real>().fit_heads_backward(args, run_in_parallel);
   }
 };
 
@@ -410,8 +357,8 @@ STABLE_TORCH_LIBRARY_IMPL(sparsedis, CPU, m) {
   m.impl("penalty_value_backward", TORCH_BOX(&sparsedis::penalty_value_backward));
   m.impl("feature_usage", TORCH_BOX(&sparsedis::feature_usage));
   m.impl("feature_usage_backward", TORCH_BOX(&sparsedis::feature_usage_backward));
-  m.impl("fit_heads", TORCH_BOX(&sparsedis::fit_heads));
-  m.impl("fit_heads_backward", TORCH_BOX(&sparsedis::fit_heads_backward));
+  m.impl("fit_heads", TORCH_BOX(&sparsedis::fit_heads<sparsedis::Cpu>));
+  m.impl("fit_heads_backward", TORCH_BOX(&sparsedis::fit_heads_backward<sparsedis::Cpu>));
   m.impl("lambda_max", TORCH_BOX(&sparsedis::lambda_max<sparsedis::Cpu>));
   m.impl("duality_gap", TORCH_BOX(&sparsedis::duality_gap<sparsedis::Cpu>));
 }

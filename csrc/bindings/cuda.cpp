@@ -3,8 +3,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-#include "../cuda/heads_report.h"
-#include "reports.h"
+#include "../cuda/launches.h"
+#include "heads.h"
 
 // Declared here, since only a PyTorch with CUDA has it.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -18,32 +18,39 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-// What serves the reports of head solves. Offsets lie on the device, and are not read here.
+// What serves head solves. Offsets lie on the device, and are not read here.
 struct Cuda {
   using Samples = sparsedis::Samples;
 
   template <typename Real>
   static void lambda_max(const Samples& s, const HeadsReportArgs<Real>& args) {
-    run(s, args);
+    run("lambda_max", s, args, cuda::plan_report<Real>);
   }
   template <typename Real>
   static void duality_gap(const Samples& s, HeadsReportArgs<Real> args) {
     if (!args.weight) args.weight = args.value;  // of no features; null asks for lambda_max
-    run(s, args);
+    run("duality_gap", s, args, cuda::plan_report<Real>);
+  }
+  template <typename Real>
+  static void fit_heads(const Samples& s, const HeadsArgs<Real>& args) {
+    run("fit_heads", s, args, cuda::plan_fit<Real>);
+  }
+  template <typename Real>
+  static void fit_heads_backward(const Samples& s, const HeadsBackwardArgs<Real>& args) {
+    if (args.samples.T > 0) run("fit_heads_backward", s, args, cuda::plan_backward<Real>);
   }
 
  private:
-  template <typename Real>
-  static void run(const Samples& s, const HeadsReportArgs<Real>& args) {
+  template <typename Args, typename Plan>
+  static void run(const char* op, const Samples& s, const Args& args, Plan plan_of) {
     const int32_t device = s.z.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
     const int64_t rows = s.offsets ? s.z.size(0) : s.T() * args.samples.n;
-    const char* op = args.weight ? "duality_gap" : "lambda_max";
-    cuda::ReportPlan<Real> plan = cuda::plan_report(args, rows, cuda::machine_of(op, device));
+    auto plan = plan_of(args, rows, cuda::machine_of(op, device));
     const Tensor workspace =
         torch::stable::new_empty(s.z, {plan.workspace_bytes()}, ScalarType::Byte);
     plan.place(output<char>(workspace));
-    cuda::launch_report(plan, device, current_stream(device));
+    cuda::launch(op, plan, device, current_stream(device));
   }
 };
 
@@ -53,4 +60,6 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(sparsedis, CUDA, m) {
   m.impl("lambda_max", TORCH_BOX(&sparsedis::lambda_max<sparsedis::Cuda>));
   m.impl("duality_gap", TORCH_BOX(&sparsedis::duality_gap<sparsedis::Cuda>));
+  m.impl("fit_heads", TORCH_BOX(&sparsedis::fit_heads<sparsedis::Cuda>));
+  m.impl("fit_heads_backward", TORCH_BOX(&sparsedis::fit_heads_backward<sparsedis::Cuda>));
 }

@@ -1,17 +1,13 @@
-// The kernels of heads_backward.cuh.
+// The kernels of heads_backward.cuh, and their launches.
 #include "heads_backward.cuh"
+#include "launch.cuh"
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_KERNEL(name)                                                          \
-  template <typename Real>                                                              \
-  __global__ void __launch_bounds__(kThreads, 1) name##_kernel(BackwardJob<Real> job) { \
-    name(job);                                                                          \
-  }                                                                                     \
-  template __global__ void name##_kernel<float>(BackwardJob<float>);                    \
-  template __global__ void name##_kernel<double>(BackwardJob<double>);
+#define SPARSEDIS_GRADIENTS(DO)       \
+  DO(BackwardJob, fit_heads_backward) \
+  DO(BackwardJob, add_sums)
 
-SPARSEDIS_KERNEL(fit_heads_backward)
-SPARSEDIS_KERNEL(add_sums)
+SPARSEDIS_KERNELS(BackwardPlan, BackwardJob, SPARSEDIS_GRADIENTS)
 
 SPARSEDIS_END

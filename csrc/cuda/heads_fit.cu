@@ -1,17 +1,13 @@
-// The kernels of heads_fit.cuh.
+// The kernels of heads_fit.cuh, and their launches.
 #include "heads_fit.cuh"
+#include "launch.cuh"
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_KERNEL(name)                                                     \
-  template <typename Real>                                                         \
-  __global__ void __launch_bounds__(kThreads, 1) name##_kernel(FitJob<Real> job) { \
-    name(job);                                                                     \
-  }                                                                                \
-  template __global__ void name##_kernel<float>(FitJob<float>);                    \
-  template __global__ void name##_kernel<double>(FitJob<double>);
+#define SPARSEDIS_FITS(DO) \
+  DO(FitJob, fit_ridge)    \
+  DO(FitJob, fit_proximal)
 
-SPARSEDIS_KERNEL(fit_ridge)
-SPARSEDIS_KERNEL(fit_proximal)
+SPARSEDIS_KERNELS(FitPlan, FitJob, SPARSEDIS_FITS)
 
 SPARSEDIS_END

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "task_job.h"
+#include "launches.h"
 
 SPARSEDIS_BEGIN
 
@@ -30,5 +30,49 @@ void enqueue(const char* op, const Launch& launch, void (*kernel)(Job), Job job,
                          parameters, static_cast<size_t>(launch.shared_bytes), stream),
         op, doing);
 }
+
+// A kernel of jobs, by the name that a plan has for it.
+template <typename Job>
+struct Named {
+  const char* name;
+  void (*kernel)(Job);
+};
+
+template <typename Job, size_t count>
+void (*find(const Named<Job> (&known)[count], const std::string& name))(Job) {
+  for (const Named<Job>& one : known)
+    if (name == one.name) return one.kernel;
+  throw std::logic_error("there is no kernel " + name);
+}
+
+template <typename Plan, typename Job, size_t count>
+void launch_named(const char* op, const Plan& plan, const Named<Job> (&known)[count], int device,
+                  void* stream) {
+  // PyTorch has set the device for its own copy of the CUDA runtime: this one is told, too.
+  check(cudaSetDevice(device), op, "device " + std::to_string(device));
+  for (const Launch& one : plan.launches)
+    enqueue(op, one, find(known, one.kernel), plan.job, static_cast<cudaStream_t>(stream));
+}
+
+// Kernels of one job for both dtypes, and what launches them: KERNELS(DO) calls DO(name) for each.
+#define SPARSEDIS_KERNEL(Job, name)                                             \
+  template <typename Real>                                                      \
+  __global__ void __launch_bounds__(kThreads, 1) name##_kernel(Job<Real> job) { \
+    name(job);                                                                  \
+  }                                                                             \
+  template __global__ void name##_kernel<float>(Job<float>);                    \
+  template __global__ void name##_kernel<double>(Job<double>);
+#define SPARSEDIS_NAMED(Job, name) {#name, name##_kernel<Real>},
+#define SPARSEDIS_LAUNCH(Plan, Job, KERNELS, Real_)                                             \
+  template <>                                                                                   \
+  void launch<Plan<Real_>>(const char* op, const Plan<Real_>& plan, int device, void* stream) { \
+    using Real = Real_;                                                                         \
+    const Named<Job<Real>> known[] = {KERNELS(SPARSEDIS_NAMED)};                                \
+    launch_named(op, plan, known, device, stream);                                              \
+  }
+#define SPARSEDIS_KERNELS(Plan, Job, KERNELS) \
+  KERNELS(SPARSEDIS_KERNEL)                   \
+  SPARSEDIS_LAUNCH(Plan, Job, KERNELS, float) \
+  SPARSEDIS_LAUNCH(Plan, Job, KERNELS, double)
 
 SPARSEDIS_END

@@ -42,7 +42,6 @@ struct ReportPlan {
   int64_t coupled_bytes;
   std::vector<Launch> launches;
 
-  const char* op() const { return job.args.weight ? "duality_gap" : "lambda_max"; }
   int64_t workspace_bytes() const { return tasks.workspace_bytes() + coupled_bytes; }
   void place(char* workspace) {
     job.blocks = tasks.placed(workspace);

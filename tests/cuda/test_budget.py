@@ -4,19 +4,18 @@ import re
 
 from tests.core.build import CSRC
 from tests.cuda import budget
-from tests.cuda.executed import SOURCES, require_nvcc
+from tests.cuda.executed import SOURCES, ptx_of, require_nvcc
 
 REMEASURED = ("heads_fit.cu", 90)
 
 
 def test_every_kernel_is_there_for_every_target():
+    require_nvcc()
     kernels = {
         name
         for source in SOURCES
-        for name in re.findall(
-            r"SPARSEDIS_KERNEL\(([a-z_]+)\)", (CSRC / "cuda" / source).read_text()
-        )
-    } - {"name"}
+        for name in re.findall(r"\d([a-z_]+)_kernelIf", ptx_of(source, 80))
+    }
     assert kernels
     rows = [(row["kernel"], row["dtype"], row["target"]) for row in budget.read()]
     assert sorted(rows) == sorted(

@@ -1,6 +1,8 @@
-// What launches the reports of head solves, for callers that are compiled without CUDA.
+// What launches the kernels of head solves, for callers that are compiled without CUDA.
 #pragma once
 
+#include "backward_job.h"
+#include "fit_job.h"
 #include "report_job.h"
 
 SPARSEDIS_BEGIN
@@ -10,7 +12,7 @@ Machine machine_of(const char* op, int device);
 
 // Enqueues the kernels of a plan whose memory is placed; `stream` is a cudaStream_t of `device`.
 // Throws std::runtime_error, which names op, kernel and CUDA's reason.
-template <typename Real>
-void launch_report(const ReportPlan<Real>& plan, int device, void* stream);
+template <typename Plan>
+void launch(const char* op, const Plan& plan, int device, void* stream);
 
 SPARSEDIS_END
