@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,7 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cuda.executed import require_nvcc
+from tests.cuda.library import cmake
+from tests.ptx.cuda_compile import find_nvcc
+
 ROOT = Path(__file__).parents[2]
+THIS_PYTHON = f"-DPython_EXECUTABLE={sys.executable}"
 PACKAGES = ["", "data/", "ops/", "reference/", "training/"]
 SDIST = "from scikit_build_core.build import build_sdist; import sys; build_sdist(sys.argv[1])"
 PROGRAM = """
@@ -92,14 +96,7 @@ def test_the_wheel_runs_where_the_source_tree_is_not(wheel: Path, tmp_path: Path
 
 def failing_configure(folder: Path, *definitions: str, **variables: str) -> str:
     """What CMake prints for a build that cannot be configured, on one line."""
-    # pip puts cmake and ninja beside the interpreter, which need not be on the path.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    cmake = shutil.which("cmake", path=path)
-    if cmake is None:
-        pytest.skip("no cmake")
-    command = [cmake, "-S", str(ROOT / "csrc"), "-B", str(folder), *definitions]
-    environment = {**os.environ, "PATH": path, "CMAKE_GENERATOR": "Ninja", **variables}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = cmake("-S", ROOT / "csrc", "-B", folder, *definitions, **variables)
     assert result.returncode != 0
     return " ".join(result.stderr.split())
 
@@ -115,4 +112,30 @@ def test_a_missing_torch_is_one_sentence(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     message = failing_configure(tmp_path / "build", f"-DPython_EXECUTABLE={python}", PYTHONPATH="")
     assert f"needs torch >= 2.10 in the Python that builds it ({python}): pip install" in message
+    assert message.count("CMake Error") == 1
+
+
+def test_a_missing_nvcc_is_one_sentence_where_cuda_is_asked_for(tmp_path: Path) -> None:
+    asked = {"SPARSEDIS_CUDA": "1", "CUDACXX": "/nonexistent"}
+    message = failing_configure(tmp_path, THIS_PYTHON, **asked)
+    assert "SPARSEDIS_CUDA=1 asks for CUDA kernels, and there is no working nvcc: in" in message
+    assert message.count("CMake Error") == 1
+
+
+def test_cuda_is_built_with_a_torch_that_has_it_or_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Without either, an installation for the CPU takes no longer than it did."""
+    for asked in ("", "0"):
+        result = cmake(
+            "-S", ROOT / "csrc", "-B", tmp_path / asked, THIS_PYTHON, SPARSEDIS_CUDA=asked
+        )
+        assert result.returncode == 0, result.stderr
+        built = asked == "" and torch.version.cuda is not None
+        assert built or "CUDA kernels: not built (SPARSEDIS_CUDA=1 asks for them)" in result.stdout
+
+
+def test_an_architecture_that_nvcc_does_not_know_is_named(tmp_path: Path) -> None:
+    require_nvcc()
+    asked = {"SPARSEDIS_CUDA": "1", "SPARSEDIS_CUDA_ARCHS": "80,35", "CUDACXX": find_nvcc()}
+    message = failing_configure(tmp_path, THIS_PYTHON, **asked)
+    assert "SPARSEDIS_CUDA_ARCHS has 35, which nvcc" in message
     assert message.count("CMake Error") == 1
