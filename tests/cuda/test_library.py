@@ -51,6 +51,18 @@ def test_tensors_reach_the_kernels(report: dict[str, Any], case: str, kernels: l
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("case", "kernel"), [("ridge", "fit_ridge"), ("group", "fit_proximal")])
+def test_fits_and_gradients_reach_the_kernels(
+    report: dict[str, Any], case: str, kernel: str
+) -> None:
+    called = report[f"fit {case}"]
+    assert called["gap"] <= 1e-9
+    assert len(called["errors"]) == 5
+    assert max(called["errors"]) < 1e-9
+    assert [name for name, *_ in called["launches"]] == [kernel, "fit_heads_backward"]
+
+
+@pytest.mark.slow
 def test_shared_memory_beyond_48_kb_is_asked_for(report: dict[str, Any]) -> None:
     """A launch that did not ask would have failed; blocks are 8 for each of 2 processors."""
     for _, grid, _, shared, _ in report["large"]["launches"]:

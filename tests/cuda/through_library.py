@@ -18,10 +18,11 @@ from torch import Tensor
 
 import sparsedis_kernels as sk
 from sparsedis_kernels import backends
-from tests.cuda.executed import CODES, kernel_of, ptx_of
+from tests.cuda.executed import CODES, SOURCES, kernel_of, ptx_of
 from tests.problems import HEAD_PENALTIES, LAYOUTS, heads_problem
 
 NAMESPACE = "sparsedis_library"
+TOL = 1e-9
 LAUNCH = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t,
     ctypes.c_void_p, ctypes.c_void_p,
@@ -47,7 +48,7 @@ class Launches:
         name, code = found.groups()
         if name == self.failing:
             return 719
-        kernel, text = kernel_of(name, DTYPES[code], 80), ptx_of("heads_report.cu", 80)
+        kernel, text = kernel_of(name, DTYPES[code], 80), "".join(ptx_of(s, 80) for s in SOURCES)
         size = re.search(rf"\.b8 {entry.decode()}_param_0\[(\d+)\]", text)
         assert size
         job = ctypes.string_at(parameter, int(size[1]))
@@ -90,11 +91,34 @@ def compared(launches: Launches, z: Tensor, y: Tensor, kind: str, **options: Any
     }
 
 
+def fitted(launches: Launches, z: Tensor, y: Tensor, penalty: sk.Penalty, tol: float) -> Any:
+    """The gap of the library's weights, and how far its gradients there are from the CPU's."""
+    launches.done = []
+    with mock.patch.object(backends, "namespace", return_value=NAMESPACE):
+        weight = sk.fit_heads(z, y, penalty, tol=tol).weight
+    given = (torch.cos(weight), weight[:, 0], weight, z, y, None, None, 0)
+    strengths = (None, None, None, None, [0.0, penalty.group, 0.0, penalty.ridge], False, True)
+    needs = [True, True, False, True, True, False, True]
+    ours, theirs = (
+        getattr(torch.ops, ns).fit_heads_backward(*given, *strengths, needs)
+        for ns in (NAMESPACE, "sparsedis")
+    )
+    return {
+        "gap": float(sk.duality_gap(z, y, weight, penalty, backend="cpu").max()),
+        "errors": [
+            float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+            for a, b in zip(ours, theirs, strict=True)
+            if a.numel()
+        ],
+        "launches": launches.done,
+    }
+
+
 def main(library: str) -> None:
     """Print what calls of every kind give."""
     torch.ops.load_library(library)
     fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
-    for name in backends.CUDA_OPS:
+    for name in (*backends.CUDA_OPS, "fit_heads_backward"):
         schema = str(getattr(torch.ops.sparsedis, name).default._schema)
         fragment.define(schema.removeprefix("sparsedis::"))
         fragment.impl(name, through_dispatcher(name), "CPU")
@@ -107,6 +131,8 @@ def main(library: str) -> None:
         report[f"{layout} {kind}"] = case
     large = heads_problem(20, 64, 129, 2, dtype=torch.float64)
     report["large"] = compared(launches, large.z, large.y, "group")
+    for kind, penalty in {"ridge": sk.Penalty(ridge=0.1), "group": sk.Penalty(group=0.05)}.items():
+        report[f"fit {kind}"] = fitted(launches, samples.z[None], samples.y[:1], penalty, TOL)
     none = torch.zeros(0, 4, 3, dtype=torch.float64)
     for kind in ("group", "nested"):
         report[f"none {kind}"] = compared(launches, none, none[..., :2], kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -122,15 +123,32 @@ def test_a_missing_nvcc_is_one_sentence_where_cuda_is_asked_for(tmp_path: Path) 
     assert message.count("CMake Error") == 1
 
 
-def test_cuda_is_built_with_a_torch_that_has_it_or_where_it_is_asked_for(tmp_path: Path) -> None:
-    """Without either, an installation for the CPU takes no longer than it did."""
-    for asked in ("", "0"):
-        result = cmake(
-            "-S", ROOT / "csrc", "-B", tmp_path / asked, THIS_PYTHON, SPARSEDIS_CUDA=asked
-        )
-        assert result.returncode == 0, result.stderr
-        built = asked == "" and torch.version.cuda is not None
-        assert built or "CUDA kernels: not built (SPARSEDIS_CUDA=1 asks for them)" in result.stdout
+def configured(folder: Path, **variables: str) -> str:
+    result = cmake("-S", ROOT / "csrc", "-B", folder, THIS_PYTHON, **variables)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def torch_of_name_only(folder: Path, cuda: str | None) -> str:
+    """A path with a module `torch`, which says that it is built for that release of CUDA."""
+    (folder / "torch").mkdir(parents=True)
+    module = f"__version__ = '2.13.0'\nclass version:\n    cuda = {cuda!r}\n"
+    (folder / "torch" / "__init__.py").write_text(module)
+    return str(folder)
+
+
+def test_unless_asked_for_cuda_is_built_with_a_torch_that_has_it(tmp_path: Path) -> None:
+    """With another, an installation takes no longer for a compiler that happens to be there."""
+    require_nvcc()
+    path = {cuda: torch_of_name_only(tmp_path / f"torch {cuda}", cuda) for cuda in (None, "13.0")}
+    without = configured(tmp_path / "unset", PYTHONPATH=path[None])
+    assert "CUDA kernels: not built (SPARSEDIS_CUDA=1 asks for them)" in without
+    built = configured(tmp_path / "cuda", PYTHONPATH=path["13.0"], CUDACXX=find_nvcc())
+    assert re.search(r"CUDA kernels: nvcc .* for 80-real;86-real;.*;(\d+)-real;\1-virtual", built)
+    declined = configured(tmp_path / "0", PYTHONPATH=path["13.0"], SPARSEDIS_CUDA="0")
+    assert "CUDA kernels: not built" in declined
+    lacking = configured(tmp_path / "none", PYTHONPATH=path["13.0"], CUDACXX="/nonexistent")
+    assert "CUDA kernels: not built, there is no nvcc" in lacking
 
 
 def test_an_architecture_that_nvcc_does_not_know_is_named(tmp_path: Path) -> None:
