@@ -23,13 +23,12 @@ struct AdjointMemory {
   double *product, *grad_p;                      // (n, C), (n)
   int32_t *row, *position;                       // features of the support; places in it, or -1
 
-  SPARSEDIS_HD AdjointMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t scratch,
-                             double* rows) {
+  SPARSEDIS_HD AdjointMemory(Arena& arena, int64_t n, int64_t M, int64_t C, double* rows) {
     for (double** wide : {&rhs, &x, &direction, &image, &scaled, &unit, &live, &inverse})
       *wide = arena.take<double>(M * C);
     d = arena.take<double>(M), floor = arena.take<double>(M);
     grad_bias = arena.take<double>(C), answer = arena.take<double>(C);
-    partial = arena.take<double>(scratch);
+    partial = arena.take<double>(kPartials);
     row = arena.take<int32_t>(M + 1), position = arena.take<int32_t>(M);
     double* on_chip = arena.take_shared<double>(n * (C + 1));
     product = on_chip ? on_chip : rows;
@@ -77,7 +76,7 @@ BackwardPlan<Real> plan_backward(const HeadsBackwardArgs<Real>& args, int64_t ro
   if (s.one_design) machine.blocks = kPartialSums;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<double> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true});
-    const AdjointMemory memory(arena, n, s.M, s.C, kThreads * 8, nullptr);
+    const AdjointMemory memory(arena, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.product != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);

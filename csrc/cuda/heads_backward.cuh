@@ -410,7 +410,7 @@ __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
         const HeadGradient<Real> out = gradient_of(job, t);
         double* rows = job.blocks.rows + row_of(a.samples, t) * job.blocks.row_numbers +
                        in.n * row_numbers(in.C, in.loss);
-        const AdjointMemory memory(arena, in.n, in.M, in.C, kThreads * kOutputs, rows);
+        const AdjointMemory memory(arena, in.n, in.M, in.C, rows);
         const Adjoint<Real> adjoint{task, memory, out, a.penalty.nonneg};
         double* W = task.memory.W;
         const bool finite =

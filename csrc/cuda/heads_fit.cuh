@@ -358,7 +358,7 @@ __device__ void fit_proximal(const FitJob<Real>& job) {
     const HeadResult<Real> out = result_of(a, t);
     double* rows = job.blocks.rows + row_of(a.samples, t) * job.blocks.row_numbers +
                    in.n * row_numbers(in.C, in.loss);
-    const ProximalMemory<Real> memory(arena, in.n, in.M, in.C, kThreads * kOutputs, rows);
+    const ProximalMemory<Real> memory(arena, in.n, in.M, in.C, rows);
     const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
     if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()) ||
         !load_start(task, init, a.penalty.nonneg))

@@ -5,10 +5,8 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kOutputs = 8;  // that are summed up together
-
 // write(r, c, sum_k x(r, k) y(k, c)) for r in [0, rows), c in [0, C): a thread takes a row, and
-// where there are few rows a share of the sum. `partial` has room for kThreads * kOutputs numbers.
+// where there are few rows a share of the sum. `partial` has room for kPartials numbers.
 template <typename Sum, typename X, typename Y, typename F>
 __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_t C, Sum* partial,
                          X x, Y y, F write) {

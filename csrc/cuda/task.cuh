@@ -199,20 +199,20 @@ __device__ void pull_all(const BlockTask<Compute, Real>& task, double* g) {
 // scores = A W for W (M, C): a warp takes a sample, its lanes features.
 template <typename Compute, typename Real>
 __device__ void score_all(const BlockTask<Compute, Real>& task, const Compute* W, double* scores) {
-  constexpr int kOutputs = 4;  // that are summed up together
+  constexpr int outputs = 4;  // that are summed up together
   const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
   for (int64_t i = Block::warp(); i < n; i += kWarps)
-    for (int64_t c0 = 0; c0 < C; c0 += kOutputs) {
-      double sums[kOutputs] = {};
+    for (int64_t c0 = 0; c0 < C; c0 += outputs) {
+      double sums[outputs] = {};
 #pragma unroll 1
       for (int64_t j = Block::lane(); j < M; j += kWarp) {
         const double a = task.a(i, j);
 #pragma unroll
-        for (int c = 0; c < kOutputs; ++c)
+        for (int c = 0; c < outputs; ++c)
           if (c0 + c < C) sums[c] += a * W[j * C + c0 + c];
       }
 #pragma unroll
-      for (int c = 0; c < kOutputs; ++c) {
+      for (int c = 0; c < outputs; ++c) {
         const double score = warp_sum(sums[c]);
         if (Block::lane() == 0 && c0 + c < C) scores[i * C + c0 + c] = score;
       }

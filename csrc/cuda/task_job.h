@@ -10,6 +10,8 @@
 SPARSEDIS_BEGIN
 
 constexpr int kThreads = 128;                      // of a block
+constexpr int kOutputs = 8;                        // that thin products sum up together
+constexpr int kPartials = kThreads * kOutputs;     // numbers of scratch that they need
 constexpr int64_t kScratchBytes = 8 * kThreads;    // that a block has on the chip besides arrays
 constexpr int64_t kMostSliced = int64_t{1} << 28;  // bytes of what blocks keep off the chip
 
