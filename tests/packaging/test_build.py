@@ -119,8 +119,19 @@ def test_a_missing_torch_is_one_sentence(tmp_path: Path) -> None:
 def test_a_missing_nvcc_is_one_sentence_where_cuda_is_asked_for(tmp_path: Path) -> None:
     asked = {"SPARSEDIS_CUDA": "1", "CUDACXX": "/nonexistent"}
     message = failing_configure(tmp_path, THIS_PYTHON, **asked)
-    assert "SPARSEDIS_CUDA=1 asks for CUDA kernels, and there is no working nvcc: in" in message
+    assert (
+        "SPARSEDIS_CUDA=1 asks for CUDA kernels, and there is no working nvcc: install the CUDA "
+        "toolkit, or set the environment variable CUDACXX to its nvcc."
+    ) in message
     assert message.count("CMake Error") == 1
+
+
+def test_an_nvcc_that_comes_later_is_found(tmp_path: Path) -> None:
+    """The build folder is kept from one installation to the next."""
+    require_nvcc()
+    failing_configure(tmp_path, THIS_PYTHON, SPARSEDIS_CUDA="1", CUDACXX="/nonexistent")
+    asked = {"SPARSEDIS_CUDA": "1", "SPARSEDIS_CUDA_ARCHS": "80", "CUDACXX": find_nvcc()}
+    assert "for 80-real;80-virtual" in configured(tmp_path, **asked)
 
 
 def configured(folder: Path, **variables: str) -> str:
