@@ -32,6 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("dense sparse_group", ["lambda_max", "duality_gap"]),
         ("one_design lasso", ["lambda_max", "duality_gap"]),
         ("large", ["lambda_max", "duality_gap"]),
+        ("no features", ["lambda_max", "duality_gap"]),
         (
             "ragged nested",
             ["coupled_pull", "feature_stretch", "coupled_lambda_max", "coupled_pull",

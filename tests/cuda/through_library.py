@@ -133,6 +133,8 @@ def main(library: str) -> None:
     report["large"] = compared(launches, large.z, large.y, "group")
     for kind, penalty in {"ridge": sk.Penalty(ridge=0.1), "group": sk.Penalty(group=0.05)}.items():
         report[f"fit {kind}"] = fitted(launches, samples.z[None], samples.y[:1], penalty, TOL)
+    featureless = torch.zeros(2, 4, 0, dtype=torch.float64)
+    report["no features"] = compared(launches, featureless, large.y[:2, :4], "group")
     none = torch.zeros(0, 4, 3, dtype=torch.float64)
     for kind in ("group", "nested"):
         report[f"none {kind}"] = compared(launches, none, none[..., :2], kind)
