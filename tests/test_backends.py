@@ -125,13 +125,32 @@ def test_where_the_cuda_library_is_not_its_reason_is_named(
     assert str(raised.value) == (
         "lambda_max: backend='cuda' cannot serve a tensor on cuda: was lost; there is 'reference'"
     )
-    for op in ("lambda_max", "lambda_max", "fit_heads"):
+    for op in ("lambda_max", "lambda_max", "penalty_value"):
         backends.report_fallback(op, "cuda")
     assert caplog.messages == [
         "lambda_max on cuda is served by the reference implementation: was lost",
-        "fit_heads on cuda is served by the reference implementation: "
+        "penalty_value on cuda is served by the reference implementation: "
         "triton has no kernel for this op",
     ]
+
+
+def test_coupled_heads_are_the_references_on_cuda_devices(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "CUDA_LIBRARY", backends.Library(Path("there"), None))
+    monkeypatch.setattr(backends, "_reported", set())
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert backends.namespace("fit_heads", cuda, None) == backends.AUTOMATIC
+    assert backends.namespace("fit_heads", cpu, None, coupled=True) == backends.AUTOMATIC
+    assert backends.namespace("duality_gap", cuda, None, coupled=True) == backends.AUTOMATIC
+    assert not caplog.messages
+    assert backends.namespace("fit_heads", cuda, None, coupled=True) == backends.REFERENCE
+    reason = "serves penalties without a shared level"
+    assert caplog.messages == [
+        f"fit_heads on cuda is served by the reference implementation: {reason}"
+    ]
+    with pytest.raises(RuntimeError, match=f"cannot serve a tensor on cuda: {reason}"):
+        backends.namespace("fit_heads", cuda, "cuda", coupled=True)
 
 
 CUDA_LIBRARY = """

@@ -146,4 +146,4 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         axes.legend(fontsize=6)
     for axes in list(grid):
         axes.remove()
-    figure.savefig(path, dpi=56)
+    figure.savefig(path, dpi=54)
