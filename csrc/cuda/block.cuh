@@ -7,7 +7,6 @@
 SPARSEDIS_BEGIN
 
 constexpr int kWarp = 32;
-
 constexpr int kWarps = kThreads / kWarp;
 
 struct Block {
@@ -103,6 +102,26 @@ struct Block {
 __device__ inline double warp_sum(double x) {
   for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
   return x;
+}
+
+// Lists the members of [0, count) in order, and after them at list[count] how many there are: by
+// one warp. place(i, at) is told where a member stands, or -1.
+template <typename Member, typename Place>
+__device__ void list_members(int64_t count, int32_t* list, Member member, Place place) {
+  if (Block::warp() == 0) {
+    int32_t listed = 0;
+    for (int64_t first = 0; first < count; first += kWarp) {
+      const int64_t i = first + Block::lane();
+      const bool in = i < count && member(i);
+      const unsigned mask = __ballot_sync(0xffffffffu, in);
+      const int32_t at = listed + __popc(mask & ((1u << Block::lane()) - 1));
+      if (in) list[at] = static_cast<int32_t>(i);
+      if (i < count) place(i, in ? at : -1);
+      listed += __popc(mask);
+    }
+    if (Block::lane() == 0) list[count] = listed;
+  }
+  Block::sync();
 }
 
 SPARSEDIS_END

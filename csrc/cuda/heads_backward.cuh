@@ -59,22 +59,14 @@ struct Adjoint {
   // Features with weights, and those that nothing holds at zero, in order.
   __device__ void load_support() const {
     const TaskMemory<double>& m = task.memory;
-    const int64_t M = task.in.M, C = task.in.C;
-    if (Block::warp() == 0) {
-      int32_t count = 0;
-      for (int64_t j0 = 0; j0 < M; j0 += kWarp) {
-        const int64_t j = j0 + Block::lane();
-        bool any = j < M && m.l1[j] == 0 && m.group[j] == 0 && !nonneg;
-        for (int64_t c = 0; c < C && j < M; ++c) any |= m.W[j * C + c] != 0;
-        const unsigned mask = __ballot_sync(0xffffffffu, any);
-        const int32_t at = count + __popc(mask & ((1u << Block::lane()) - 1));
-        if (any) memory.row[at] = static_cast<int32_t>(j);
-        if (j < M) memory.position[j] = any ? at : -1;
-        count += __popc(mask);
-      }
-      if (Block::lane() == 0) memory.row[M] = count;
-    }
-    Block::sync();
+    const int64_t C = task.in.C;
+    const auto member = [&](int64_t j) {
+      bool any = m.l1[j] == 0 && m.group[j] == 0 && !nonneg;
+      for (int64_t c = 0; c < C; ++c) any |= m.W[j * C + c] != 0;
+      return any;
+    };
+    list_members(task.in.M, memory.row, member,
+                 [&](int64_t j, int32_t at) { memory.position[j] = at; });
   }
 
   // Units, curvatures, live entries and the right side.
@@ -128,17 +120,26 @@ struct Adjoint {
         [&](int64_t i, int64_t a) { return task.a(i, memory.row[a]); },
         [&](int64_t a, int64_t c) { return V[a * C + c]; },
         [&](int64_t i, int64_t c, double sum) { memory.product[i * C + c] = sum; });
-    if (!squared()) task.block.each(n, [&](int64_t i) { curve(i, memory.product + i * C); });
+    if (!squared()) curve_product();
   }
 
-  // The Hessian of a sample's loss applied to x (C).
-  __device__ void curve(int64_t i, double* x) const {
+  // write(c, (Q x)_c) for the Hessian Q of a sample's loss and the numbers x(c), which may be
+  // where it writes.
+  template <typename X, typename F>
+  __device__ void curve(int64_t i, X x, F write) const {
     const int64_t C = task.in.C;
     const double* P = task.memory.P + i * C;
     double along = 0;
-    for (int64_t c = 0; c < C && task.in.loss == kMultinomial; ++c) along += P[c] * x[c];
+    for (int64_t c = 0; c < C && task.in.loss == kMultinomial; ++c) along += P[c] * x(c);
     for (int64_t c = 0; c < C; ++c)
-      x[c] = task.in.loss == kLogistic ? P[c] * (1 - P[c]) * x[c] : P[c] * (x[c] - along);
+      write(c, task.in.loss == kLogistic ? P[c] * (1 - P[c]) * x(c) : P[c] * (x(c) - along));
+  }
+  // product = Q product, sample by sample.
+  __device__ void curve_product() const {
+    task.block.each(task.in.n, [&](int64_t i) {
+      double* x = memory.product + i * task.in.C;
+      curve(i, [=](int64_t c) { return x[c]; }, [=](int64_t c, double bent) { x[c] = bent; });
+    });
   }
 
   // answer = H_b^-1 (pull - sum_i sqrt(p_i) product_i), H_b factored; pull (C) may be null.
@@ -152,19 +153,15 @@ struct Adjoint {
     solve_spd(task.block, m.H, C, 1, memory.answer);
   }
 
-  // product += sqrt(p) Q answer; `trial` and `step` of the bias's own fit are free by now.
+  // product += sqrt(p) Q answer
   __device__ void add_answer() const {
-    const int64_t C = task.in.C;
-    const double* P = task.memory.P;
+    const double* answer = memory.answer;
     task.block.each(task.in.n, [&](int64_t i) {
-      double along = 0;
-      for (int64_t c = 0; c < C && task.in.loss == kMultinomial; ++c)
-        along += P[i * C + c] * memory.answer[c];
-      for (int64_t c = 0; c < C; ++c) {
-        const double p = P[i * C + c], q = memory.answer[c];
-        const double bent = task.in.loss == kLogistic ? p * (1 - p) * q : p * (q - along);
-        memory.product[i * C + c] += task.memory.root[i] * bent;
-      }
+      double* x = memory.product + i * task.in.C;
+      const double root = task.memory.root[i];
+      curve(
+          i, [=](int64_t c) { return answer[c]; },
+          [=](int64_t c, double bent) { x[c] += root * bent; });
     });
   }
 
@@ -357,7 +354,7 @@ struct Adjoint {
       task.block.each(
           n * C, [&](int64_t k) { out.y[k] = static_cast<Real>(m.p[k / C] * memory.product[k]); });
     if (out.z || out.z_sum) {
-      if (!squared()) task.block.each(n, [&](int64_t i) { curve(i, memory.product + i * C); });
+      if (!squared()) curve_product();
       write_features();
     }
     if (!out.sample_weight && !out.weight_sum) return;

@@ -167,21 +167,10 @@ struct Proximal {
     multiply(task.block, task.in.n, moved[task.in.M], C, memory.partial, a, at, write);
   }
 
-  // The list of features that `moves` says move, in order: by one warp.
+  // The features that `moves` says move.
   template <typename F>
   __device__ void list_moved(F moves) const {
-    if (Block::warp() == 0) {
-      int32_t count = 0;
-      for (int64_t j0 = 0; j0 < task.in.M; j0 += kWarp) {
-        const int64_t j = j0 + Block::lane();
-        const bool any = j < task.in.M && moves(j);
-        const unsigned mask = __ballot_sync(0xffffffffu, any);
-        if (any) memory.moved[count + __popc(mask & ((1u << Block::lane()) - 1))] = int32_t(j);
-        count += __popc(mask);
-      }
-      if (Block::lane() == 0) memory.moved[task.in.M] = count;
-    }
-    Block::sync();
+    list_members(task.in.M, memory.moved, moves, [](int64_t, int32_t) {});
   }
 
   // The power method from a vector of no symmetry.
