@@ -109,6 +109,7 @@ class _Options(ctypes.Structure):
             "check_shared_init",
             "check_block_races",
             "count_sectors",
+            "cooperative",
             "shuffle",
             "seed",
         )
@@ -424,6 +425,7 @@ class Kernel:
         reachable: Sequence[Any] = (),
         blocks: tuple[int, int] | None = None,
         count_sectors: bool = False,
+        cooperative: bool = False,
     ) -> LaunchStats:
         """Run a kernel and return what it executed; raises LaunchError on a fault.
 
@@ -439,6 +441,8 @@ class Kernel:
         blocks: first and number of the blocks to run, by linear index (x fastest); others are left
             out, so that the end of an enormous grid can be tried alone.
         count_sectors: count the sectors that warps touch (slow).
+        cooperative: all blocks run at the same time, so that they can wait for each other. Goes
+            without `check_block_races` and `count_sectors`, which tell blocks apart by their end.
         """
         description = self.translation.entry(entry)
         grid3, block3 = _three(grid), _three(block)
@@ -446,6 +450,8 @@ class Kernel:
         arguments = _encode_arguments(description, args)
         if self.sanitize and count_sectors:
             raise LaunchError("counting sectors does not work under a sanitizer")
+        if cooperative and (count_sectors or check_block_races):
+            raise LaunchError("blocks of a cooperative launch do not end one after another")
         arguments.memory += [m for m in map(_memory_of, reachable) if m is not None]
         if self.sanitize and reachable:
             arguments.pointers += _pointers_in(arguments)
@@ -455,7 +461,7 @@ class Kernel:
         request.grid, request.block = grid3, block3
         request.first_block, request.block_count = _blocks_to_run(grid3, blocks)
         request.dynamic_shared = dynamic_shared
-        checks = (check_bounds, check_shared_init, check_block_races, count_sectors)
+        checks = (check_bounds, check_shared_init, check_block_races, count_sectors, cooperative)
         request.options = _Options(*checks, seed is not None, seed or 0)
         if self.sanitize is None:
             result = self._run_here(entry, request, arguments)

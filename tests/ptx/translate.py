@@ -46,7 +46,7 @@ for _axis in "xyz":
     SPECIAL_REGISTERS |= {
         f"%tid.{_axis}": f"self().index.{_axis}",
         f"%ntid.{_axis}": f"machine.block.{_axis}",
-        f"%ctaid.{_axis}": f"machine.block_index.{_axis}",
+        f"%ctaid.{_axis}": f"running->index.{_axis}",
         f"%nctaid.{_axis}": f"machine.grid.{_axis}",
     }
 

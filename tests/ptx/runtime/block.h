@@ -1,8 +1,9 @@
 // CUDA block semantics on fibers: barriers, warp collectives, scheduling, grid launch.
 //
-// Blocks run one after another. The threads of a block run in passes: each ready thread runs until
-// it waits (barrier, warp collective) or exits; between passes complete barriers and collectives
-// are released. A block in which nobody can go on is reported as a deadlock.
+// Blocks run one after another, or all of them in turn where a launch is cooperative. The threads of
+// a block run in passes: each ready thread runs until it waits (barrier, warp collective) or exits;
+// between passes complete barriers and collectives are released. Blocks in which nobody can go on
+// are reported as a deadlock.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -79,6 +80,17 @@ inline Dim3 unflatten(u64 linear, Dim3 shape) {
 enum class State { ready, at_barrier, at_collective, at_activemask, done };
 enum class Collective { sync, shuffle, vote, match, redux, elect, ldmatrix, stmatrix, mma };
 
+// Copies of cp.async that are still to be made.
+struct AsyncCopy {
+  u64 to, from;
+  u32 bytes, source_bytes;
+  u64 group;
+};
+struct AsyncQueue {
+  std::vector<AsyncCopy> copies;
+  u64 open_group = 0;
+};
+
 struct Thread {
   Fiber fiber;
   State state = State::done;
@@ -99,6 +111,7 @@ struct Thread {
   u32 warp_barriers = 0;
   bool fenced = false;  // has executed a memory fence, so its atomics publish earlier writes
   void* last_atomic = nullptr;
+  AsyncQueue async;
 
   u32 lane() const { return linear % WARP; }
   u32 warp() const { return linear / WARP; }
@@ -121,8 +134,21 @@ struct Barrier {
   char order_tag[2];  // alternate, so that a late waker does not acquire the next phase's releases
 };
 
+struct Block {
+  Dim3 index{};
+  u64 number = 0;  // counted from the first one that runs
+  u32 live = 0;    // threads
+  Thread threads[MAX_THREADS];
+  Warp warps[MAX_WARPS];
+  Barrier barriers[BARRIERS];
+  char* shared = nullptr;
+  u8* shared_written = nullptr;  // one flag per byte of shared memory
+  std::vector<u32> order;        // of its threads in a pass
+  char start_tag, end_tag;
+};
+
 struct Options {
-  u32 check_bounds, check_shared_init, check_block_races, count_sectors, shuffle, seed;
+  u32 check_bounds, check_shared_init, check_block_races, count_sectors, cooperative, shuffle, seed;
 };
 
 constexpr int WIDTHS = 6;  // 1, 2, 4, 8, 16, 32 bytes
@@ -136,26 +162,20 @@ struct Result {
 };
 
 struct Machine {
-  Dim3 grid, block, block_index;
+  Dim3 grid, block;
   u64 first_block = 0, block_count = 0;  // the blocks to run, by their linear index
-  u64 block_number = 0;                  // counted from first_block
-  u32 thread_count = 0, live = 0, current = 0;
-  Thread threads[MAX_THREADS];
-  Warp warps[MAX_WARPS];
-  Barrier barriers[BARRIERS];
-  char* shared = nullptr;
-  u8* shared_written = nullptr;  // one flag per byte of shared memory
+  u32 thread_count = 0, current = 0;
   u32 shared_bytes = 0, dynamic_shared_bytes = 0;
   Options options{};
   Result result{};
   bool failed = false;
   Random random;
-  char start_tag, end_tag;
 };
 
 inline Machine machine;
+inline Block* running;  // whose threads run
 
-PTX_NO_TSAN inline Thread& self() { return machine.threads[machine.current]; }
+PTX_NO_TSAN inline Thread& self() { return running->threads[machine.current]; }
 
 PTX_NO_TSAN inline u32 existing_lanes(u32 warp) {
   u32 count = machine.thread_count - warp * WARP;
@@ -176,7 +196,7 @@ PTX_NO_TSAN inline void record_error(const char* format, ...) {
 // Ends the launch from inside a CUDA thread.
 [[noreturn]] PTX_NO_TSAN inline void fail(int line, const char* what, u64 address = 0) {
   Thread& t = self();
-  Dim3 b = machine.block_index;
+  Dim3 b = running->index;
   char where[64] = "";
   if (address) snprintf(where, sizeof where, " at address 0x%llx", (unsigned long long)address);
   record_error("%s%s, PTX line %d, block (%u,%u,%u) thread (%u,%u,%u)", what, where, line, b.x, b.y,
@@ -212,7 +232,7 @@ PTX_NO_TSAN inline void loop_tick() {
 PTX_NO_TSAN inline Barrier& arrive_at_barrier(u32 id, u32 expected, bool predicate, int line) {
   if (id >= BARRIERS) fail(line, "barrier number above 15");
   if (expected % WARP) fail(line, "barrier thread count is not a multiple of 32");
-  Barrier& barrier = machine.barriers[id];
+  Barrier& barrier = running->barriers[id];
   u32 me = self().linear;
   if (barrier.arrived[me]) fail(line, "thread arrives twice at a barrier that is not complete");
   if (barrier.open && barrier.expected != expected)
@@ -245,13 +265,13 @@ PTX_NO_TSAN inline Warp& meet(Collective kind, u32 mask, const u64* values, u32 
   t.payload_words = words;
   for (u32 i = 0; i < words; i++) t.payload[i] = values[i];
   wait(State::at_collective, line);
-  return machine.warps[t.warp()];
+  return running->warps[t.warp()];
 }
 
 PTX_NO_TSAN inline void warp_barrier(u32 mask, int line) {
   Thread& t = self();
   u64 phase = t.warp_barriers++ & 1;
-  order_release(&machine.warps[t.warp()].order_tag[t.lane()][phase]);
+  order_release(&running->warps[t.warp()].order_tag[t.lane()][phase]);
   Warp& warp = meet(Collective::sync, mask, &phase, 1, line);
   for (u32 lane = 0; lane < WARP; lane++)
     if (t.group >> lane & 1) order_acquire(&warp.order_tag[lane][warp.snapshot[lane][0]]);
@@ -268,15 +288,15 @@ PTX_NO_TSAN inline u32 active_mask(int line) {
 PTX_NO_TSAN inline u32 lanes_in_state(u32 warp, State state) {
   u32 lanes = 0;
   for (u32 lane = 0; lane < WARP && warp * WARP + lane < machine.thread_count; lane++)
-    if (machine.threads[warp * WARP + lane].state == state) lanes |= 1u << lane;
+    if (running->threads[warp * WARP + lane].state == state) lanes |= 1u << lane;
   return lanes;
 }
 
 PTX_NO_TSAN inline void release_group(u32 warp, u32 group) {
   for (u32 lane = 0; lane < WARP; lane++) {
     if (!(group >> lane & 1)) continue;
-    Thread& t = machine.threads[warp * WARP + lane];
-    for (u32 i = 0; i < t.payload_words; i++) machine.warps[warp].snapshot[lane][i] = t.payload[i];
+    Thread& t = running->threads[warp * WARP + lane];
+    for (u32 i = 0; i < t.payload_words; i++) running->warps[warp].snapshot[lane][i] = t.payload[i];
     t.group = group;
     t.state = State::ready;
   }
@@ -285,12 +305,12 @@ PTX_NO_TSAN inline void release_group(u32 warp, u32 group) {
 // Exited lanes need not take part; the others must wait with the same mask at the same kind of
 // operation.
 PTX_NO_TSAN inline u32 complete_group(u32 warp, u32 lane, u32 waiting) {
-  Thread& first = machine.threads[warp * WARP + lane];
+  Thread& first = running->threads[warp * WARP + lane];
   u32 wanted = first.mask & existing_lanes(warp) & ~lanes_in_state(warp, State::done);
   if ((wanted & waiting) != wanted) return 0;
   for (u32 other = 0; other < WARP; other++) {
     if (!(wanted >> other & 1)) continue;
-    Thread& t = machine.threads[warp * WARP + other];
+    Thread& t = running->threads[warp * WARP + other];
     if (t.mask != first.mask || t.collective != first.collective) return 0;
   }
   return wanted;
@@ -314,13 +334,13 @@ PTX_NO_TSAN inline bool release_activemasks(u32 warp) {
   u32 waiting = lanes_in_state(warp, State::at_activemask);
   bool released = waiting != 0;
   while (waiting) {
-    int line = machine.threads[warp * WARP + __builtin_ctz(waiting)].line;
+    int line = running->threads[warp * WARP + __builtin_ctz(waiting)].line;
     u32 group = 0;
     for (u32 lane = 0; lane < WARP; lane++)
-      if (waiting >> lane & 1 && machine.threads[warp * WARP + lane].line == line)
+      if (waiting >> lane & 1 && running->threads[warp * WARP + lane].line == line)
         group |= 1u << lane;
     for (u32 lane = 0; lane < WARP; lane++)
-      if (group >> lane & 1) machine.threads[warp * WARP + lane].payload_words = 0;
+      if (group >> lane & 1) running->threads[warp * WARP + lane].payload_words = 0;
     release_group(warp, group);
     waiting &= ~group;
   }
@@ -336,7 +356,7 @@ PTX_NO_TSAN inline bool barrier_complete(const Barrier& barrier) {
     bool some = false, missing = false;
     for (u32 i = first; i < smaller(first + WARP, machine.thread_count); i++) {
       some |= barrier.arrived[i];
-      missing |= !barrier.arrived[i] && machine.threads[i].state != State::done;
+      missing |= !barrier.arrived[i] && running->threads[i].state != State::done;
     }
     everybody &= !missing;
     if (some && !missing) arrived += WARP;
@@ -344,8 +364,8 @@ PTX_NO_TSAN inline bool barrier_complete(const Barrier& barrier) {
   if (!barrier.expected) return everybody;
   if (arrived > barrier.expected)
     record_error("%u threads arrive at a barrier for %u, block (%u,%u,%u)", arrived,
-                 barrier.expected, machine.block_index.x, machine.block_index.y,
-                 machine.block_index.z);
+                 barrier.expected, running->index.x, running->index.y,
+                 running->index.z);
   return arrived == barrier.expected;
 }
 
@@ -353,7 +373,7 @@ PTX_NO_TSAN inline void check_barrier_lines(u32 id) {
   const Thread *first = nullptr, *first_in_warp = nullptr;
   char text[160];
   for (u32 i = 0; i < machine.thread_count; i++) {
-    const Thread& t = machine.threads[i];
+    const Thread& t = running->threads[i];
     if (t.state != State::at_barrier || t.barrier != id) continue;
     if (!first) first = &t;
     if (!first_in_warp || first_in_warp->warp() != t.warp()) first_in_warp = &t;
@@ -368,14 +388,14 @@ PTX_NO_TSAN inline void check_barrier_lines(u32 id) {
 }
 
 PTX_NO_TSAN inline bool release_barrier(u32 id) {
-  Barrier& barrier = machine.barriers[id];
+  Barrier& barrier = running->barriers[id];
   if (!barrier.open || !barrier_complete(barrier)) return false;
   check_barrier_lines(id);
   barrier.result_and = true;
   barrier.result_or = false;
   barrier.result_count = 0;
   for (u32 i = 0; i < machine.thread_count; i++) {
-    Thread& t = machine.threads[i];
+    Thread& t = running->threads[i];
     if (barrier.arrived[i]) {
       barrier.result_and &= barrier.predicate[i];
       barrier.result_or |= barrier.predicate[i];
@@ -407,9 +427,9 @@ inline const char* thread_parameters;
 
 PTX_NO_TSAN inline void fiber_main() {
   announce_fiber_start();
-  order_acquire(&machine.start_tag);
+  order_acquire(&running->start_tag);
   thread_main(thread_parameters);
-  order_release(&machine.end_tag);
+  order_release(&running->end_tag);
   self().state = State::done;
   switch_to_scheduler(self().fiber, true);
   abort();
@@ -417,7 +437,7 @@ PTX_NO_TSAN inline void fiber_main() {
 
 PTX_NO_TSAN inline void start_threads() {
   for (u32 i = 0; i < machine.thread_count; i++) {
-    Thread& t = machine.threads[i];
+    Thread& t = running->threads[i];
     t.fiber.prepare(fiber_main);
     t.linear = i;
     t.index = unflatten(i, machine.block);
@@ -427,26 +447,26 @@ PTX_NO_TSAN inline void start_threads() {
     t.fenced = false;
     t.last_atomic = nullptr;
   }
-  for (Barrier& barrier : machine.barriers) {
+  for (Barrier& barrier : running->barriers) {
     barrier.open = false;
     barrier.generation = 0;
     for (bool& arrived : barrier.arrived) arrived = false;
   }
-  machine.live = machine.thread_count;
+  running->live = machine.thread_count;
 }
 
 // Runs every ready thread once; returns how many of them stopped to wait or exited.
-PTX_NO_TSAN inline u32 run_ready_threads(std::vector<u32>& order) {
+PTX_NO_TSAN inline u32 run_ready_threads() {
   u32 stopped = 0;
-  if (machine.options.shuffle) machine.random.shuffle(order);
-  for (u32 i : order) {
-    Thread& t = machine.threads[i];
+  if (machine.options.shuffle) machine.random.shuffle(running->order);
+  for (u32 i : running->order) {
+    Thread& t = running->threads[i];
     if (t.state != State::ready) continue;
     machine.current = i;
     resume_fiber(t.fiber);
     if (machine.failed) break;
     stopped += t.state != State::ready;
-    machine.live -= t.state == State::done;
+    running->live -= t.state == State::done;
   }
   return stopped;
 }
@@ -455,44 +475,24 @@ PTX_NO_TSAN inline void report_deadlock() {
   char text[512] = "";
   int last_line = -1;
   for (u32 i = 0; i < machine.thread_count; i++) {
-    const Thread& t = machine.threads[i];
+    const Thread& t = running->threads[i];
     if (t.state == State::done || t.line == last_line || strlen(text) > 400) continue;
     last_line = t.line;
     const char* what = t.state == State::at_barrier ? "block barrier" : "warp collective";
     if (t.state == State::ready) what = "a loop that never ends";
     sprintf(text + strlen(text), "; thread %u waits at PTX line %d (%s)", i, t.line, what);
   }
-  Dim3 b = machine.block_index;
+  Dim3 b = running->index;
   record_error("deadlock in block (%u,%u,%u)%s", b.x, b.y, b.z, text);
-}
-
-PTX_NO_TSAN inline void run_block() {
-  std::vector<u32> order(machine.thread_count);
-  for (u32 i = 0; i < machine.thread_count; i++) order[i] = i;
-  start_threads();
-  order_release(&machine.start_tag);
-  u32 idle = 0;  // passes in which threads only spun
-  while (machine.live && !machine.failed) {
-    u32 ready = 0;
-    for (u32 i = 0; i < machine.thread_count; i++)
-      ready += machine.threads[i].state == State::ready;
-    u32 stopped = run_ready_threads(order);
-    if (machine.failed) break;
-    bool released = release_waiting();
-    idle = stopped || released ? 0 : idle + 1;
-    if (machine.live && (!ready || idle > IDLE_PASSES_BEFORE_FAILURE) && !released)
-      report_deadlock();
-  }
-  order_acquire(&machine.end_tag);
 }
 
 PTX_NO_TSAN inline void allocate_shared() {
   size_t rounded = (machine.shared_bytes + SHARED_ALIGNMENT) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
-  machine.shared = (char*)aligned_alloc(SHARED_ALIGNMENT, rounded);
-  machine.shared_written = (u8*)calloc(rounded, 1);
-  memset(machine.shared, SHARED_POISON, rounded);
+  running->shared = (char*)aligned_alloc(SHARED_ALIGNMENT, rounded);
+  running->shared_written = (u8*)calloc(rounded, 1);
+  memset(running->shared, SHARED_POISON, rounded);
 #ifdef PTX_ASAN
-  __asan_poison_memory_region(machine.shared + machine.shared_bytes,
+  __asan_poison_memory_region(running->shared + machine.shared_bytes,
                               rounded - machine.shared_bytes);
 #endif
 }
@@ -500,28 +500,94 @@ PTX_NO_TSAN inline void allocate_shared() {
 PTX_NO_TSAN inline void free_shared() {
 #ifdef PTX_ASAN
   size_t rounded = (machine.shared_bytes + SHARED_ALIGNMENT) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
-  __asan_unpoison_memory_region(machine.shared, rounded);
+  __asan_unpoison_memory_region(running->shared, rounded);
 #endif
-  free(machine.shared);
-  free(machine.shared_written);
-  machine.shared = nullptr;
-  machine.shared_written = nullptr;
+  free(running->shared);
+  free(running->shared_written);
+  running->shared = nullptr;
+  running->shared_written = nullptr;
+}
+
+PTX_NO_TSAN inline void start_block(u64 number) {
+  running->number = number;
+  running->index = unflatten(machine.first_block + number, machine.grid);
+  running->order.resize(machine.thread_count);
+  for (u32 i = 0; i < machine.thread_count; i++) running->order[i] = i;
+  allocate_shared();
+  start_threads();
+  order_release(&running->start_tag);
+}
+
+PTX_NO_TSAN inline void end_block() {
+  order_acquire(&running->end_tag);
+  free_shared();
+}
+
+// A pass of the running block; returns whether any of its threads did more than spin.
+PTX_NO_TSAN inline bool run_pass() {
+  const u32 stopped = run_ready_threads();
+  return !machine.failed && (release_waiting() || stopped > 0);
+}
+
+PTX_NO_TSAN inline bool any_ready() {
+  for (u32 i = 0; i < machine.thread_count; i++)
+    if (running->threads[i].state == State::ready) return true;
+  return false;
+}
+
+// Runs blocks in turn until all of them have ended.
+PTX_NO_TSAN inline void run_together(const std::vector<Block*>& blocks) {
+  u32 idle = 0;  // turns in which threads only spun
+  for (bool live = true; live && !machine.failed;) {
+    bool went_on = false, ready = false;
+    live = false;
+    for (Block* block : blocks) {
+      if (!block->live || machine.failed) continue;
+      running = block;
+      went_on |= run_pass();
+      ready |= any_ready();
+      live |= block->live > 0;
+    }
+    idle = went_on ? 0 : idle + 1;
+    if (!live || (ready && idle <= IDLE_PASSES_BEFORE_FAILURE)) continue;
+    for (Block* block : blocks)
+      if (block->live) running = block;
+    report_deadlock();
+  }
+}
+
+// Starts blocks, of which there are as many as `blocks` has room for, and runs them to their end.
+PTX_NO_TSAN inline void run_blocks(const std::vector<Block*>& blocks, const u64* numbers) {
+  for (size_t i = 0; i < blocks.size(); i++) {
+    running = blocks[i];
+    start_block(numbers[i]);
+  }
+  run_together(blocks);
+  for (Block* block : blocks) {
+    running = block;
+    end_block();
+  }
 }
 
 PTX_NO_TSAN inline void run_grid() {
   std::vector<u64> order;  // stays empty without a shuffle: a grid can have 2^63 blocks
   machine.random.state = machine.options.seed;
-  if (machine.options.shuffle) {
+  const bool together = machine.options.cooperative;
+  if (machine.options.shuffle || together) {
     order.resize(machine.block_count);
     for (u64 i = 0; i < order.size(); i++) order[i] = i;
-    machine.random.shuffle(order);
+    if (machine.options.shuffle) machine.random.shuffle(order);
   }
-  for (u64 i = 0; i < machine.block_count && !machine.failed; i++) {
-    machine.block_number = order.empty() ? i : order[i];
-    machine.block_index = unflatten(machine.first_block + machine.block_number, machine.grid);
-    allocate_shared();
-    run_block();
-    free_shared();
+  std::vector<Block*> blocks(together ? machine.block_count : 1);
+  for (Block*& block : blocks) block = new Block;
+  if (together) run_blocks(blocks, order.data());
+  for (u64 i = 0; i < machine.block_count && !together && !machine.failed; i++) {
+    const u64 number = order.empty() ? i : order[i];
+    run_blocks(blocks, &number);
+  }
+  for (Block* block : blocks) {
+    for (Thread& t : block->threads) t.fiber.release();
+    delete block;
   }
 }
 

@@ -29,13 +29,13 @@ struct ModuleVariable {
 
 // ---- address windows: a shared address is an offset, a generic one is a host address
 
-PTX_NO_TSAN inline u64 shared_to_generic(u64 offset) { return (u64)machine.shared + (u32)offset; }
+PTX_NO_TSAN inline u64 shared_to_generic(u64 offset) { return (u64)running->shared + (u32)offset; }
 PTX_NO_TSAN inline u64 dynamic_shared_offset() {
   return machine.shared_bytes - machine.dynamic_shared_bytes;
 }
-PTX_NO_TSAN inline u64 generic_to_shared(u64 address) { return address - (u64)machine.shared; }
+PTX_NO_TSAN inline u64 generic_to_shared(u64 address) { return address - (u64)running->shared; }
 PTX_NO_TSAN inline bool in_shared(u64 address) {
-  return address - (u64)machine.shared < machine.shared_bytes;
+  return address - (u64)running->shared < machine.shared_bytes;
 }
 PTX_NO_TSAN inline bool in_local(u64 address) { return self().fiber.owns(address); }
 PTX_NO_TSAN inline bool in_global(u64 address) { return !in_shared(address) && !in_local(address); }
@@ -45,13 +45,13 @@ PTX_NO_TSAN inline bool in_global(u64 address) { return !in_shared(address) && !
 enum class Access { load, store, atomic };
 
 PTX_NO_TSAN inline void check_shared(u64 address, u32 bytes, Access access, int line) {
-  u64 offset = address - (u64)machine.shared;
+  u64 offset = address - (u64)running->shared;
   if (offset > machine.shared_bytes || bytes > machine.shared_bytes - offset)
     fail(line, "shared memory access out of bounds", offset);
   if (!machine.options.check_shared_init) return;
   for (u32 i = 0; i < bytes; i++) {
-    if (access == Access::store) machine.shared_written[offset + i] = 1;
-    if (!machine.shared_written[offset + i])
+    if (access == Access::store) running->shared_written[offset + i] = 1;
+    if (!running->shared_written[offset + i])
       fail(line, "read of uninitialised shared memory", offset);
   }
 }
@@ -69,7 +69,7 @@ PTX_NO_TSAN inline void check_block_race(const Range& range, u64 address, u32 by
                                          int line) {
   if (!range.last_writer || access == Access::atomic) return;
   constexpr u32 SEVERAL = ~0u;
-  u32 me = (u32)machine.block_number + 1;
+  u32 me = (u32)running->number + 1;
   for (u64 i = address - range.begin; i < address - range.begin + bytes; i++) {
     u32 writer = range.last_writer[i], reader = range.last_reader[i];
     if (writer && writer != me)
@@ -198,18 +198,7 @@ PTX_NO_TSAN inline T atomic(Atomic op, u64 address, T operand, T swap, Space spa
 
 // ---- cp.async: a copy is made as late as PTX allows, at the wait, so that a missing wait shows
 
-struct AsyncCopy {
-  u64 to, from;
-  u32 bytes, source_bytes;
-  u64 group;
-};
-struct AsyncQueue {
-  std::vector<AsyncCopy> copies;
-  u64 open_group = 0;
-};
-inline AsyncQueue async_queues[MAX_THREADS];
-
-PTX_NO_TSAN inline AsyncQueue& async_queue() { return async_queues[self().linear]; }
+PTX_NO_TSAN inline AsyncQueue& async_queue() { return self().async; }
 
 inline void async_copy(u64 to, u64 from, u32 bytes, u32 source_bytes, int line) {
   check_access(to, bytes, Space::shared, Access::store, line);

@@ -74,13 +74,11 @@ inline void run_entry(const Entry& entry, const LaunchRequest& request) {
   machine.options = request.options;
   thread_main = entry.function;
   thread_parameters = request.parameters;
-  for (AsyncQueue& queue : async_queues) queue = {};
   if (machine.shared_bytes > SHARED_LIMIT)
     return record_error("%u bytes of shared memory; a block has at most %u", machine.shared_bytes,
                         SHARED_LIMIT);
   register_arrays(request);
   run_grid();
-  for (Thread& t : machine.threads) t.fiber.release();
   finish_sites();
   warn_of_different_values();
   release_arrays();

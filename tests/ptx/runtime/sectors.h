@@ -44,8 +44,8 @@ PTX_NO_TSAN inline void finish_sites() {
 }
 
 PTX_NO_TSAN inline AccessSite& access_site(int line) {
-  if (sites_block != machine.block_number) finish_sites();
-  sites_block = machine.block_number;
+  if (sites_block != running->number) finish_sites();
+  sites_block = running->number;
   std::vector<AccessSite>& sites = access_sites[self().warp()];
   if (sites.size() <= (size_t)line) sites.resize(line + 1);
   return sites[line];

@@ -26,7 +26,7 @@ inline bool different_values[TRACKED_LINES];
 
 PTX_NO_TSAN inline u32 count_execution(int line) {
   LineCount& count = line_counts[self().linear][line];
-  u32 block = (u32)machine.block_number + 1;
+  u32 block = (u32)running->number + 1;
   if (count.block != block) count.executions = 0;
   count.block = block;
   return count.executions++;
@@ -51,9 +51,9 @@ PTX_NO_TSAN inline void warn_of_different_values(int line) {
 
 // Stores the value and returns true if another lane has stored there in the same instruction.
 PTX_NO_TSAN inline bool stored_by_warp(u64 address, const u8* value, u32 bytes, int line) {
-  u64 offset = address - (u64)machine.shared;
+  u64 offset = address - (u64)running->shared;
   if (offset >= machine.shared_bytes || line >= TRACKED_LINES) return false;
-  StoreRecord now{(u32)machine.block_number + 1, (u32)line, count_execution(line), self().warp(),
+  StoreRecord now{(u32)running->number + 1, (u32)line, count_execution(line), self().warp(),
                   bytes};
   StoreRecord& last = store_records[offset];
   bool again = now.block == last.block && now.line == last.line &&

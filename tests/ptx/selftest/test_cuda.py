@@ -333,9 +333,28 @@ def test_spin_lock(kernels80, seed):
     assert counter[0] == 192
 
 
-def launch_with_thread_sanitizer(ptx, entry, sizes):
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_blocks_of_a_cooperative_launch_wait_for_each_other(kernels80, seed):
+    values, arrived = np.zeros(6, np.float32), np.zeros(1, np.uint32)
+    kernels80.launch("rounds_of_sums", [values, arrived, 4], 3, 64, cooperative=True, seed=seed)
+    assert values.tolist() == [27.0] * 3 + [9.0] * 3
+    assert arrived[0] == 12
+
+
+def launch_with_thread_sanitizer(ptx, entry, sizes, *numbers, cooperative=False):
     arrays = [np.zeros(n, np.float32) for n in sizes]
-    Kernel(ptx, "thread", only=[entry]).launch(entry, arrays, 2, 64)
+    kernel = Kernel(ptx, "thread", only=[entry])
+    kernel.launch(entry, [*arrays, *numbers], 2, 64, cooperative=cooperative)
+
+
+def test_barriers_of_a_grid_need_their_fences():
+    ptx, call = ptx_of("kernels.cu"), ("rounds_of_sums", (4, 1), 3)
+    launch_with_thread_sanitizer(ptx, *call, cooperative=True)
+    fences = sites(ptx, "fence", "rounds_of_sums")
+    assert len(fences) == 2
+    for fence in fences:
+        with pytest.raises(DataRaceError):
+            launch_with_thread_sanitizer(drop(ptx, fence), *call, cooperative=True)
 
 
 @pytest.mark.parametrize(

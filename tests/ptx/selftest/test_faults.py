@@ -127,6 +127,23 @@ def test_waiting_for_another_block_ends(faults):
         faults.launch("waits_for_other_block", [np.zeros(1, np.int32)], 2, 1)
 
 
+def test_waiting_for_nobody_in_a_cooperative_launch_ends(faults):
+    flag = np.zeros(1, np.int32)
+    faults.launch("waits_for_other_block", [flag], 2, 1, cooperative=True)
+    assert flag[0] == 1
+    flag[0] = 0
+    with pytest.raises(LaunchError, match="loop that never ends"):
+        faults.launch("waits_for_other_block", [flag], 1, 1, cooperative=True)
+
+
+def test_a_cooperative_launch_cannot_tell_blocks_apart(faults):
+    with pytest.raises(LaunchError, match="cooperative"):
+        faults.launch(
+            "waits_for_other_block", [np.zeros(1, np.int32)], 2, 1,
+            cooperative=True, check_block_races=True,
+        )  # fmt: skip
+
+
 def test_device_assert(faults):
     faults.launch("asserts", [np.zeros(32, np.int32)], 1, 32)
     with pytest.raises(LaunchError, match=r"device assertion failed: x\[threadIdx.x\] >= 0"):
