@@ -33,7 +33,10 @@ struct Cuda {
   }
   template <typename Real>
   static void fit_heads(const Samples& s, const HeadsArgs<Real>& args) {
-    run("fit_heads", s, args, cuda::plan_fit<Real>);
+    if (cuda::present(args.penalty.shared))
+      run("fit_heads", s, args, cuda::plan_coupled_fit<Real>);
+    else
+      run("fit_heads", s, args, cuda::plan_fit<Real>);
   }
   template <typename Real>
   static void fit_heads_backward(const Samples& s, const HeadsBackwardArgs<Real>& args) {

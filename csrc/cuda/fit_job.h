@@ -16,8 +16,10 @@ struct ProximalMemory {
   Compute *move, *partial, *image, *residual;  // (M, C), scratch, (n, C) twice
   int32_t* moved;                              // features that moved, (M), and their number
 
-  SPARSEDIS_HD ProximalMemory(Arena& arena, int64_t n, int64_t M, int64_t C, double* rows) {
-    move = arena.take<Compute>(M * C), partial = arena.take<Compute>(kPartials);
+  SPARSEDIS_HD ProximalMemory(Arena& arena, Compute* scratch, int64_t n, int64_t M, int64_t C,
+                              double* rows)
+      : partial(scratch) {
+    move = arena.take<Compute>(M * C);
     moved = arena.take<int32_t>(M + 1);
     Compute* on_chip = arena.take_shared<Compute>(2 * n * C);
     image = on_chip ? on_chip : reinterpret_cast<Compute*>(rows);
@@ -64,7 +66,8 @@ FitPlan<Real> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine&
     const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true});
     if (ridge) RidgeMemory(arena, N, s.C);
     if (ridge) return task.on_chip();
-    const ProximalMemory<Real> memory(arena, n, s.M, s.C, nullptr);
+    Real* partial = arena.take<Real>(kPartials);
+    const ProximalMemory<Real> memory(arena, partial, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);

@@ -18,6 +18,8 @@ SPARSEDIS_KERNELS(ReportPlan, ReportJob, SPARSEDIS_REPORTS)
 
 // Blocks that a multiprocessor is offered: as many as of small tasks run there at a time.
 constexpr int64_t kBlocksPerProcessor = 8;
+// Blocks whose registers it has room for, however many a kernel's threads take.
+constexpr int64_t kResidentPerProcessor = 2;
 
 Machine machine_of(const char* op, int device) {
   const auto attribute = [&](cudaDeviceAttr name) {
@@ -25,8 +27,9 @@ Machine machine_of(const char* op, int device) {
     check(cudaDeviceGetAttribute(&value, name, device), op, "device " + std::to_string(device));
     return value;
   };
+  const int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
   return {attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kScratchBytes,
-          attribute(cudaDevAttrMultiProcessorCount) * kBlocksPerProcessor};
+          processors * kBlocksPerProcessor, processors * kResidentPerProcessor};
 }
 
 SPARSEDIS_END

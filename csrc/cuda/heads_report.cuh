@@ -2,7 +2,7 @@
 // tasks, blocks take features between that.
 #pragma once
 
-#include "../core/feature.h"
+#include "coupled.cuh"
 #include "report.cuh"
 #include "report_job.h"
 
@@ -57,14 +57,12 @@ __device__ void duality_gap(const ReportJob<Real>& job) {
                       });
 }
 
-// ---- the shared level: everything in double, as cpu/coupled.h
+// ---- the shared level
 
-// Feature m of an array (T, M, C) of all tasks.
 template <typename Real>
-__device__ FeatureColumn<Real> column_of(const ReportJob<Real>& job, const CoupledMemory& memory,
-                                         const double* wide, int64_t m) {
-  const SamplesArgs<Real>& s = job.args.samples;
-  return {wide + m * s.C, s.M * s.C, 1, s.T, s.M, s.C, m, memory.ridge, job.args.penalty};
+__device__ CoupledFeatures<Real> features_of(const ReportJob<Real>& job,
+                                             const CoupledMemory& memory, double* scratch) {
+  return {job.args.samples, job.args.penalty, memory, Block{scratch}};
 }
 
 // g = A'R of every task at its weights, their objective at zero, ridges and status.
@@ -93,24 +91,12 @@ __device__ void coupled_pull(const ReportJob<Real>& job) {
       });
 }
 
-// The dual norm of every feature; for the gap, of its tasks without ridge, and at least 1.
+// The dual norm of every feature.
 template <typename Real>
 __device__ void feature_stretch(const ReportJob<Real>& job) {
   __shared__ double scratch[kThreads];
   const CoupledMemory memory = job.coupled_memory();
-  const bool gap = job.args.weight != nullptr;
-  for (int64_t m = blockIdx.x; m < job.args.samples.M; m += gridDim.x) {
-    const double nu = feature_dual_norm(column_of(job, memory, memory.g, m), gap ? 1.0 : 0.0, gap,
-                                        Block{scratch});
-    if (Block::rank() == 0) memory.stretch[m] = nu;
-  }
-}
-
-template <typename Real>
-__device__ double dual_scale(const Block& block, const ReportJob<Real>& job,
-                             const CoupledMemory& memory) {
-  return 1 /
-         fmax(1.0, block.largest(job.args.samples.M, [&](int64_t m) { return memory.stretch[m]; }));
+  features_of(job, memory, scratch).load_stretch(job.args.weight != nullptr);
 }
 
 // The loss of every task at the dual point.
@@ -122,7 +108,7 @@ __device__ void coupled_loss(const ReportJob<Real>& job) {
         double loss = 0;
         if (memory.status[t] == kConverged && load_all(job, t, memory.W, task) && !task.empty()) {
           evaluate_both(task, true);
-          loss = loss_of(task, dual_scale(task.block, job, memory));
+          loss = loss_of(task, features_of(job, memory, task.block.scratch).dual_scale());
         }
         if (Block::rank() == 0) memory.loss[t] = loss;
       });
@@ -132,35 +118,18 @@ __device__ void coupled_loss(const ReportJob<Real>& job) {
 template <typename Real>
 __device__ void feature_value(const ReportJob<Real>& job) {
   __shared__ double scratch[kThreads];
-  const Block block{scratch};
-  const SamplesArgs<Real>& samples = job.args.samples;
   const CoupledMemory memory = job.coupled_memory();
-  const double s = dual_scale(block, job, memory);
-  for (int64_t m = blockIdx.x; m < samples.M; m += gridDim.x) {
-    const FeatureColumn<Real> g = column_of(job, memory, memory.g, m);
-    const FeatureColumn<Real> W = column_of(job, memory, memory.W, m);
-    const double conjugate = feature_conjugate(g, s, memory.excess + m * samples.T, block);
-    const double penalty = feature_penalty(W, block);
-    const double correlation = block.sum(samples.T * samples.C, [&](int64_t k) {
-      const int64_t at = k / samples.C * g.task_stride + k % samples.C;
-      return g.g[at] * W.g[at];
-    });
-    if (Block::rank() == 0) memory.value[m] = penalty + conjugate - s * correlation;
-  }
+  const CoupledFeatures<Real> features = features_of(job, memory, scratch);
+  features.load_value(features.dual_scale());
 }
 
 // The gap of all tasks together; a task that is not finite has none.
 template <typename Real>
 __device__ void coupled_gap(const ReportJob<Real>& job) {
   __shared__ double scratch[kThreads];
-  const Block block{scratch};
-  const SamplesArgs<Real>& samples = job.args.samples;
   const CoupledMemory memory = job.coupled_memory();
-  const double zero = block.sum(samples.T, [&](int64_t t) { return memory.zero[t]; });
-  const double loss = block.sum(samples.T, [&](int64_t t) { return memory.loss[t]; });
-  const double rest = block.sum(samples.M, [&](int64_t m) { return memory.value[m]; });
-  const double gap = zero == 0 ? 0.0 : fmax(0.0, loss + rest) / zero;
-  block.each(samples.T, [&](int64_t t) {
+  const double gap = features_of(job, memory, scratch).gap();
+  Block{scratch}.each(job.args.samples.T, [&](int64_t t) {
     const bool finite = memory.status[t] == kConverged;
     job.args.value[t] = static_cast<Real>(finite ? gap : std::numeric_limits<double>::quiet_NaN());
   });

@@ -26,8 +26,11 @@ void enqueue(const char* op, const Launch& launch, void (*kernel)(Job), Job job,
                                static_cast<int>(launch.shared_bytes)),
           op, doing);
   void* parameters[] = {&job};
-  check(cudaLaunchKernel(entry, dim3(static_cast<unsigned>(launch.grid)), dim3(kThreads),
-                         parameters, static_cast<size_t>(launch.shared_bytes), stream),
+  const dim3 grid(static_cast<unsigned>(launch.grid)), block(kThreads);
+  const size_t shared = static_cast<size_t>(launch.shared_bytes);
+  check(launch.cooperative
+            ? cudaLaunchCooperativeKernel(entry, grid, block, parameters, shared, stream)
+            : cudaLaunchKernel(entry, grid, block, parameters, shared, stream),
         op, doing);
 }
 

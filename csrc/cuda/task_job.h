@@ -15,15 +15,18 @@ constexpr int kPartials = kThreads * kOutputs;     // numbers of scratch that th
 constexpr int64_t kScratchBytes = 8 * kThreads;    // that a block has on the chip besides arrays
 constexpr int64_t kMostSliced = int64_t{1} << 28;  // bytes of what blocks keep off the chip
 
-// What a GPU gives, and how many blocks it is to run at a time.
+// What a GPU gives: shared memory of a block, how many blocks it is to be offered, and how many of
+// any kernel without arrays on the chip are sure to run at the same time.
 struct Machine {
-  int64_t shared_bytes, blocks;
+  int64_t shared_bytes, blocks, resident;
 };
 
-// A kernel by name, its grid and its shared memory; its blocks have kThreads threads.
+// A kernel by name, its grid and its shared memory; its blocks have kThreads threads. Those of a
+// cooperative launch run at the same time, and wait for each other.
 struct Launch {
   const char* kernel;
   int64_t grid, shared_bytes;
+  bool cooperative = false;
 };
 
 // The memory of the blocks that take tasks.
@@ -34,12 +37,13 @@ struct TaskBlocks {
   double* rows;  // of samples that do not fit on the chip
 };
 
-// Persistent blocks, each of which takes a task after another.
+// Persistent blocks, each of which takes a task after another. A slice is a block's, or a task's
+// where its arrays are kept from one launch or phase to the next.
 struct TaskPlan {
   TaskBlocks blocks;
-  int64_t grid, row_bytes;
+  int64_t grid, slices, row_bytes;
 
-  int64_t slices_bytes() const { return grid * blocks.slice_bytes; }
+  int64_t slices_bytes() const { return slices * blocks.slice_bytes; }
   int64_t workspace_bytes() const { return slices_bytes() + row_bytes; }
   Launch launch(const char* kernel) const { return {kernel, grid, blocks.shared_bytes}; }
   TaskBlocks placed(char* workspace) const {
@@ -56,6 +60,11 @@ inline Arena counting_arena(int64_t shared_bytes) {
   return Arena(somewhere, shared_bytes, somewhere);
 }
 
+inline int64_t row_bytes(int64_t rows, int64_t row_numbers) {
+  const int64_t bytes = rows * row_numbers * static_cast<int64_t>(sizeof(double));
+  return (bytes + kAligned - 1) / kAligned * kAligned;
+}
+
 // `rows` are the samples of all tasks. `lay_out(arena, n)` takes what a task of n samples needs,
 // and says whether all that grows with n is on the chip. Where tasks differ, twice as many samples
 // as there are on average are to fit there.
@@ -67,10 +76,24 @@ TaskPlan plan_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_number
       lay_out(arena, s.offsets ? 2 * (rows / std::max<int64_t>(s.T, 1) + 1) : s.n) && !s.offsets;
   const int64_t slice = arena.sliced();
   const int64_t most = slice > 0 ? std::max<int64_t>(kMostSliced / slice, 1) : machine.blocks;
-  const int64_t row_bytes = fits ? 0 : rows * row_numbers * static_cast<int64_t>(sizeof(double));
+  const int64_t grid = std::clamp<int64_t>(s.T, 1, std::min(machine.blocks, most));
   return {{arena.taken(), slice, row_numbers, nullptr, nullptr},
-          std::clamp<int64_t>(s.T, 1, std::min(machine.blocks, most)),
-          (row_bytes + kAligned - 1) / kAligned * kAligned};
+          grid,
+          grid,
+          fits ? 0 : row_bytes(rows, row_numbers)};
+}
+
+// Tasks whose arrays are all kept off the chip. `lay_out(arena)` takes what a task needs beside the
+// numbers of its samples.
+template <typename Real, typename LayOut>
+TaskPlan plan_kept_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_numbers,
+                         const Machine& machine, LayOut lay_out) {
+  Arena arena = counting_arena(0);
+  lay_out(arena);
+  return {{0, arena.sliced(), row_numbers, nullptr, nullptr},
+          std::clamp<int64_t>(s.T, 1, machine.blocks),
+          s.T,
+          row_bytes(rows, row_numbers)};
 }
 
 SPARSEDIS_END

@@ -19,6 +19,7 @@ SPARSEDIS_HD inline int64_t row_stride(int64_t M) { return M | 1; }
 struct TaskNeeds {
   bool weights;    // W
   bool strengths;  // and g; where tasks are coupled, these lie elsewhere
+  bool ridge = true;
 };
 
 template <typename Compute>
@@ -35,7 +36,8 @@ struct TaskMemory {
   // `rows` is where the numbers of samples go that do not fit on the chip.
   SPARSEDIS_HD TaskMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t loss, double* rows,
                           TaskNeeds needs) {
-    zbar = arena.take<double>(M), ybar = arena.take<double>(C), ridge = arena.take<double>(M);
+    zbar = arena.take<double>(M), ybar = arena.take<double>(C);
+    ridge = arena.take<double>(needs.ridge ? M : 0);
     const bool curved = loss != kSquared;
     for (double** vector : {&bias, &trial, &step, &limit, &gradient})
       *vector = arena.take<double>(curved ? C : 0);

@@ -1,6 +1,7 @@
 // The Python module `sparsedis_cuda_jobs`: how CUDA kernels are launched, and with what parameters,
 // worked out by the host code that launches them on a GPU. For tests, which execute their PTX.
 #include "../cuda/backward_job.h"
+#include "../cuda/coupled_fit_job.h"
 #include "../cuda/fit_job.h"
 #include "../cuda/report_job.h"
 #include "arrays.h"
@@ -11,18 +12,20 @@ namespace {
 
 using namespace pybind11::literals;
 
-// (kernel, grid, bytes of shared memory) of every launch, in order.
+// (kernel, grid, bytes of shared memory, cooperative) of every launch, in order.
 py::list launches_of(const std::vector<SPARSEDIS_ISA::Launch>& launches) {
   py::list list;
   for (const SPARSEDIS_ISA::Launch& l : launches)
-    list.append(py::make_tuple(l.kernel, l.grid, l.shared_bytes));
+    list.append(py::make_tuple(l.kernel, l.grid, l.shared_bytes, l.cooperative));
   return list;
 }
 
 using Pair = std::pair<int64_t, int64_t>;
 
 // `machine` is (bytes of shared memory that a block may have, blocks at a time).
-SPARSEDIS_ISA::Machine machine_of(const Pair& machine) { return {machine.first, machine.second}; }
+SPARSEDIS_ISA::Machine machine_of(const Pair& machine) {
+  return {machine.first, machine.second, machine.second};
+}
 
 // A job that is planned; what it points into is the caller's.
 template <typename Plan>
@@ -46,6 +49,8 @@ template <typename Real>
 using ReportJob = Job<SPARSEDIS_ISA::ReportPlan<Real>>;
 template <typename Real>
 using FitJob = Job<SPARSEDIS_ISA::FitPlan<Real>>;
+template <typename Real>
+using CoupledFitJob = Job<SPARSEDIS_ISA::CoupledFitPlan<Real>>;
 
 template <typename Real>
 ReportJob<Real> plan_report(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
@@ -60,17 +65,28 @@ ReportJob<Real> plan_report(const Array<Real>& z, const Array<Real>& y, const Of
 }
 
 template <typename Real>
-FitJob<Real> plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
-                      const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
-                      const py::dict& levels, const Pair& machine, const Maybe<Real>& init,
-                      double tol, int64_t max_iter, Array<Real>& weight, Array<Real>& bias,
-                      Array<Real>& gap, Array<int32_t>& n_iter, Array<int32_t>& status) {
+py::object plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                    const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
+                    const py::dict& levels, const Pair& machine, const Maybe<Real>& init,
+                    double tol, int64_t max_iter, Array<Real>& weight, Array<Real>& bias,
+                    Array<Real>& gap, Array<int32_t>& n_iter, Array<int32_t>& status) {
   SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   s.fit_intercept = fit_intercept;
-  return FitJob<Real>(SPARSEDIS_ISA::plan_fit<Real>(
-      {s, penalty<Real>(levels), data(init), tol, max_iter, weight.mutable_data(),
-       bias.mutable_data(), gap.mutable_data(), n_iter.mutable_data(), status.mutable_data()},
-      offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
+  const HeadsArgs<Real> args{s,
+                             penalty<Real>(levels),
+                             data(init),
+                             tol,
+                             max_iter,
+                             weight.mutable_data(),
+                             bias.mutable_data(),
+                             gap.mutable_data(),
+                             n_iter.mutable_data(),
+                             status.mutable_data()};
+  const int64_t rows = offsets ? z.shape(0) : s.T * s.n;
+  if (SPARSEDIS_ISA::present(args.penalty.shared))
+    return py::cast(CoupledFitJob<Real>(
+        SPARSEDIS_ISA::plan_coupled_fit<Real>(args, rows, machine_of(machine))));
+  return py::cast(FitJob<Real>(SPARSEDIS_ISA::plan_fit<Real>(args, rows, machine_of(machine))));
 }
 
 template <typename Real>
@@ -123,6 +139,8 @@ PYBIND11_MODULE(sparsedis_cuda_jobs, m) {
   bind_job<ReportJob<double>>(m, "ReportJobDouble");
   bind_job<FitJob<float>>(m, "FitJobFloat");
   bind_job<FitJob<double>>(m, "FitJobDouble");
+  bind_job<CoupledFitJob<float>>(m, "CoupledFitJobFloat");
+  bind_job<CoupledFitJob<double>>(m, "CoupledFitJobDouble");
   bind_job<BackwardJob<float>>(m, "BackwardJobFloat");
   bind_job<BackwardJob<double>>(m, "BackwardJobDouble");
   bind_plans<float>(m);

@@ -49,7 +49,7 @@ def ptx_of(source: str, capability: int) -> str:
     return compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
 
 
-SOURCES = ("heads_report.cu", "heads_fit.cu", "heads_backward.cu")
+SOURCES = ("heads_report.cu", "heads_fit.cu", "heads_backward.cu", "coupled_fit.cu")
 
 
 @cache
@@ -196,14 +196,15 @@ class Executor:
         workspace = aligned(job.workspace_bytes())
         parameter = job.parameter(workspace)
         reachable = [a for a in (*arrays, workspace) if a is not None]
-        for name, grid, shared in job.launches():
+        for name, grid, shared, cooperative in job.launches():
             kernel = self.kernels.get(name) or kernel_of(
                 name, dtype, self.capability, self.sanitize
             )
             (entry,) = kernel.entries
             stats = kernel.launch(
-                entry, [parameter], grid, THREADS, shared, reachable=reachable, **self.options
-            )
+                entry, [parameter], grid, THREADS, shared, reachable=reachable,
+                cooperative=cooperative, **self.options,
+            )  # fmt: skip
             assert not stats.warnings
             self.launches.append((name, stats))
             self.planned.append((name, grid, shared))

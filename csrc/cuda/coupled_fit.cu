@@ -1,0 +1,14 @@
+// The kernels of coupled_fit.cuh, and their launches.
+#include "coupled_fit.cuh"
+#include "launch.cuh"
+
+SPARSEDIS_BEGIN
+
+#define SPARSEDIS_COUPLED_FITS(DO) \
+  DO(CoupledFitJob, coupled_start) \
+  DO(CoupledFitJob, coupled_steps) \
+  DO(CoupledFitJob, coupled_write)
+
+SPARSEDIS_KERNELS(CoupledFitPlan, CoupledFitJob, SPARSEDIS_COUPLED_FITS)
+
+SPARSEDIS_END
