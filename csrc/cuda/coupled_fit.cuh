@@ -8,47 +8,36 @@
 #include "coupled_fit_job.h"
 #include "grid.cuh"
 #include "head.cuh"
+#include "kept.cuh"
 #include "proximal.cuh"
 
 SPARSEDIS_BEGIN
 
-// What a block has on the chip.
-struct CoupledScratch {
-  double sums[kThreads], partial[kPartials];
-};
-
-// Calls body(t, task, solve) for the tasks of this block, whose arrays are what earlier phases
-// left.
+// Calls body(t, task, solve) for the tasks of this block, as earlier phases left them.
 template <typename Real, typename F>
-__device__ void for_each_kept_task(const CoupledFitJob<Real>& job, const CoupledFitMemory& memory,
-                                   CoupledScratch& scratch, F body) {
-  const SamplesArgs<Real>& s = job.args.samples;
-  const Block block{scratch.sums};
-  for (int64_t t = blockIdx.x; t < s.T; t += gridDim.x) {
-    const TaskInput<Real> in = task_input(s, t);
-    double* rows = job.blocks.rows + row_of(s, t) * job.blocks.row_numbers;
-    Arena arena(nullptr, 0, job.blocks.slices + t * job.blocks.slice_bytes);
-    TaskMemory<double> own(arena, in.n, in.M, in.C, in.loss, rows, job.needs());
+__device__ void for_each_fit(const CoupledFitJob<Real>& job, const CoupledFitMemory& memory,
+                             KeptScratch& scratch, F body) {
+  const auto with = [&](int64_t t, auto& task, TaskMemory<double>& own, Arena& arena,
+                        double* rows) {
+    const TaskInput<Real>& in = task.in;
     const int64_t first = t * in.M * in.C;
     own.g = memory.all.g + first, own.W = memory.all.W + first;
     own.ridge = memory.all.ridge + t * in.M;
-    const ProximalMemory<double> kept(arena, scratch.partial, in.n, in.M, in.C,
-                                      rows + in.n * row_numbers(in.C, in.loss));
-    BlockTask<double, Real> task{block, in, own};
+    const ProximalMemory<double> kept(arena, scratch.partial, in.n, in.M, in.C, rows);
     Proximal<double, Real> solve{task, kept, job.args.penalty.nonneg, loss_curvature(in.loss)};
     body(t, task, solve);
-    Block::sync();
-  }
+  };
+  for_each_kept_task(job.args.samples, job.blocks, job.needs(), scratch, with);
 }
 
 // Loads a task and its start; what is not finite or has no samples takes no part.
 template <typename Real>
 __device__ void coupled_start(const CoupledFitJob<Real>& job) {
-  __shared__ CoupledScratch scratch;
+  __shared__ KeptScratch scratch;
   const HeadsArgs<Real>& a = job.args;
   const CoupledFitMemory memory = job.memory();
   if (blockIdx.x == 0 && Block::rank() == 0) memory.reached->arrived = 0;
-  for_each_kept_task(job, memory, scratch, [&](int64_t t, auto& task, auto& solve) {
+  for_each_fit(job, memory, scratch, [&](int64_t t, auto& task, auto& solve) {
     const TaskMemory<double>& m = task.memory;
     const int64_t M = task.in.M, C = task.in.C;
     const Real* init = a.init ? a.init + t * M * C : nullptr;
@@ -77,12 +66,12 @@ struct CoupledSteps {
   const CoupledFitJob<Real>& job;
   const CoupledFitMemory& memory;
   const CoupledFeatures<Real>& features;
-  CoupledScratch& scratch;
+  KeptScratch& scratch;
   Grid& grid;
 
   template <typename F>
   __device__ void each_task(F body) const {
-    for_each_kept_task(job, memory, scratch, [&](int64_t t, auto& task, auto& solve) {
+    for_each_fit(job, memory, scratch, [&](int64_t t, auto& task, auto& solve) {
       task.total_weight = memory.weight[t], solve.lipschitz = memory.lipschitz[t];
       if (task.total_weight > 0) body(t, task, solve);
     });
@@ -185,7 +174,7 @@ struct CoupledSteps {
 
 template <typename Real>
 __device__ void coupled_steps(const CoupledFitJob<Real>& job) {
-  __shared__ CoupledScratch scratch;
+  __shared__ KeptScratch scratch;
   const HeadsArgs<Real>& a = job.args;
   const CoupledFitMemory memory = job.memory();
   const CoupledFeatures<Real> features{a.samples, a.penalty, memory.all, Block{scratch.sums}};
@@ -206,10 +195,10 @@ __device__ void coupled_steps(const CoupledFitJob<Real>& job) {
 
 template <typename Real>
 __device__ void coupled_write(const CoupledFitJob<Real>& job) {
-  __shared__ CoupledScratch scratch;
+  __shared__ KeptScratch scratch;
   const HeadsArgs<Real>& a = job.args;
   const CoupledFitMemory memory = job.memory();
-  for_each_kept_task(job, memory, scratch, [&](int64_t t, auto& task, auto&) {
+  for_each_fit(job, memory, scratch, [&](int64_t t, auto& task, auto&) {
     const HeadResult<Real> out = result_of(a, t);
     const bool finite = memory.all.status[t] == kConverged;
     if (memory.weight[t] > 0)

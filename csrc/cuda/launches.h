@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backward_job.h"
+#include "coupled_backward_job.h"
 #include "coupled_fit_job.h"
 #include "fit_job.h"
 #include "report_job.h"

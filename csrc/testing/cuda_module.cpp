@@ -1,6 +1,7 @@
 // The Python module `sparsedis_cuda_jobs`: how CUDA kernels are launched, and with what parameters,
 // worked out by the host code that launches them on a GPU. For tests, which execute their PTX.
 #include "../cuda/backward_job.h"
+#include "../cuda/coupled_backward_job.h"
 #include "../cuda/coupled_fit_job.h"
 #include "../cuda/fit_job.h"
 #include "../cuda/report_job.h"
@@ -91,21 +92,37 @@ py::object plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets& o
 
 template <typename Real>
 using BackwardJob = Job<SPARSEDIS_ISA::BackwardPlan<Real>>;
-
-// `grads` are those of z, y, sample_weight, l1, group, ridge, or None where not asked for.
 template <typename Real>
-BackwardJob<Real> plan_backward(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
-                                const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
-                                const py::dict& levels, const Pair& machine,
-                                const Array<Real>& weight, const Array<Real>& grad_weight,
-                                const Array<Real>& grad_bias, std::vector<Maybe<Real>> grads) {
+using CoupledBackwardJob = Job<SPARSEDIS_ISA::CoupledBackwardPlan<Real>>;
+
+// `grads` are those of z, y, sample_weight and the four levels, or None where not asked for.
+template <typename Real>
+py::object plan_backward(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
+                         const Maybe<Real>& sample_weight, int64_t loss, bool fit_intercept,
+                         const py::dict& levels, const Pair& machine, const Array<Real>& weight,
+                         const Array<Real>& grad_weight, const Array<Real>& grad_bias,
+                         std::vector<Maybe<Real>> grads) {
   SamplesArgs<Real> s = samples(z, y, offsets, sample_weight, loss);
   s.fit_intercept = fit_intercept;
   const auto to = [&](int k) { return grads[k] ? grads[k]->mutable_data() : nullptr; };
-  return BackwardJob<Real>(SPARSEDIS_ISA::plan_backward<Real>(
-      {s, penalty<Real>(levels), weight.data(), grad_weight.data(), grad_bias.data(), to(0), to(1),
-       to(2), to(3), to(4), nullptr, to(5)},
-      offsets ? z.shape(0) : s.T * s.n, machine_of(machine)));
+  const HeadsBackwardArgs<Real> args{s,
+                                     penalty<Real>(levels),
+                                     weight.data(),
+                                     grad_weight.data(),
+                                     grad_bias.data(),
+                                     to(0),
+                                     to(1),
+                                     to(2),
+                                     to(3),
+                                     to(4),
+                                     to(5),
+                                     to(6)};
+  const int64_t rows = offsets ? z.shape(0) : s.T * s.n;
+  if (SPARSEDIS_ISA::present(args.penalty.shared))
+    return py::cast(CoupledBackwardJob<Real>(
+        SPARSEDIS_ISA::plan_coupled_backward<Real>(args, rows, machine_of(machine))));
+  return py::cast(
+      BackwardJob<Real>(SPARSEDIS_ISA::plan_backward<Real>(args, rows, machine_of(machine))));
 }
 
 template <typename Kind>
@@ -143,6 +160,8 @@ PYBIND11_MODULE(sparsedis_cuda_jobs, m) {
   bind_job<CoupledFitJob<double>>(m, "CoupledFitJobDouble");
   bind_job<BackwardJob<float>>(m, "BackwardJobFloat");
   bind_job<BackwardJob<double>>(m, "BackwardJobDouble");
+  bind_job<CoupledBackwardJob<float>>(m, "CoupledBackwardJobFloat");
+  bind_job<CoupledBackwardJob<double>>(m, "CoupledBackwardJobDouble");
   bind_plans<float>(m);
   bind_plans<double>(m);
 }

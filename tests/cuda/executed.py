@@ -49,7 +49,13 @@ def ptx_of(source: str, capability: int) -> str:
     return compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
 
 
-SOURCES = ("heads_report.cu", "heads_fit.cu", "heads_backward.cu", "coupled_fit.cu")
+SOURCES = (
+    "heads_report.cu",
+    "heads_fit.cu",
+    "heads_backward.cu",
+    "coupled_fit.cu",
+    "coupled_backward.cu",
+)
 
 
 @cache
@@ -127,14 +133,15 @@ class Executor:
     Args:
         capability: 80 or 90, what the kernels are compiled for.
         machine: bytes of shared memory of a block, blocks at a time.
-        options: of the executor's launch (seed, ...), and sanitize.
+        options: of the executor's launch (seed, ...), and sanitize, or sanitized: the kernels that
+            run under the thread sanitizer, where others need not.
     """
 
     def __init__(self, capability: int, machine: tuple[int, int] = MACHINE, **options: Any) -> None:
         self.capability, self.machine = capability, machine
         self.sanitize = options.pop("sanitize", None)
-        checks = {} if self.sanitize else {"check_shared_init": True}
-        self.options = {**checks, **options}
+        self.sanitized = options.pop("sanitized", ())
+        self.options = options
         self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
         self.planned: list[tuple[str, int, int]] = []  # kernel, grid, bytes of shared memory
@@ -183,10 +190,9 @@ class Executor:
         ]
         wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
         arrays = [samples.arrays(), strengths.arrays(), numpy_of(given), numpy_of(wanted)]
-        wanted_arrays = [*arrays[3][:5], arrays[3][6]]  # no gradient of the shared level
         job = jobs().plan_backward(
             *arrays[0], samples.loss, samples.fit_intercept, strengths.penalty(arrays[1]),
-            self.machine, *arrays[2], wanted_arrays,
+            self.machine, *arrays[2], arrays[3],
         )  # fmt: skip
         self.run(job, z.dtype, [a for part in arrays for a in part])
         return tuple(grads)
@@ -197,13 +203,13 @@ class Executor:
         parameter = job.parameter(workspace)
         reachable = [a for a in (*arrays, workspace) if a is not None]
         for name, grid, shared, cooperative in job.launches():
-            kernel = self.kernels.get(name) or kernel_of(
-                name, dtype, self.capability, self.sanitize
-            )
+            sanitize = "thread" if name in self.sanitized else self.sanitize
+            checks = {} if sanitize else {"check_shared_init": True}
+            kernel = self.kernels.get(name) or kernel_of(name, dtype, self.capability, sanitize)
             (entry,) = kernel.entries
             stats = kernel.launch(
                 entry, [parameter], grid, THREADS, shared, reachable=reachable,
-                cooperative=cooperative, **self.options,
+                cooperative=cooperative, **{**checks, **self.options},
             )  # fmt: skip
             assert not stats.warnings
             self.launches.append((name, stats))

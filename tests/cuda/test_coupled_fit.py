@@ -135,10 +135,10 @@ def test_a_fit_that_does_not_converge_says_so():
 
 @pytest.mark.parametrize("loss", ["squared", "multinomial"])
 def test_no_threads_race(loss):
-    samples = heads_problem(3, 9, 5, 3, dtype=F32)
+    samples = heads_problem(3, 9, 5, 3)
     y = targets(loss, samples.y)
     penalty = weak("nested", samples.z, y, loss=loss)
-    with executing(80, (MACHINE[0], 2), sanitize="thread") as executor:
+    with executing(80, (MACHINE[0], 2), sanitized=["coupled_steps"]) as executor:
         sk.fit_heads(
             samples.z, y, penalty, loss=loss, max_iter=12, on_error="flag", backend="cuda"
         )  # fmt: skip

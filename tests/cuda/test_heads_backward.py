@@ -21,14 +21,15 @@ def inputs_of(samples: Samples, penalty: sk.Penalty, loss: str) -> tuple[list[Te
     """Samples, weights and strengths as tensors, strengths at a share of lambda_max."""
     y, keywords = targets(loss, samples.y), {"loss": loss, "offsets": samples.offsets}
     penalty = penalty.scaled(0.3)
-    if penalty.l1 or penalty.group:
+    if penalty.l1 or penalty.group or penalty.shared:
         largest = sk.lambda_max(samples.z, y, penalty, **keywords)
         penalty = penalty.scaled(0.15 * float(largest[largest.isfinite()].max()))
     T = len(y) if samples.offsets is None else len(samples.offsets) - 1
     weight = 0.5 + torch.rand(y.shape[:-1], dtype=y.dtype)
-    names = [name for name in ("l1", "group", "ridge") if getattr(penalty, name)]
+    names = [name for name in ("l1", "group", "shared", "ridge") if getattr(penalty, name)]
     uneven = 0.9 + 0.2 * torch.rand(T, samples.z.shape[-1], dtype=y.dtype)
-    return [samples.z, y, weight, *(getattr(penalty, k) * uneven for k in names)], names
+    levels = [getattr(penalty, k) * (uneven[0] if k == "shared" else uneven) for k in names]
+    return [samples.z, y, weight, *levels], names
 
 
 def solve(inputs: list[Tensor], names: list[str], *, nonneg: bool = False, **how: Any) -> Tensor:
@@ -46,8 +47,8 @@ def gradients(
     z, y, weight, *strengths = inputs
     levels = dict(zip(names, strengths, strict=True))
     k = torch.arange(solution.numel(), dtype=z.dtype).view_as(solution)
-    needs = [True, True, True, "l1" in levels, "group" in levels, False, "ridge" in levels]
-    penalty = [levels.get("l1"), levels.get("group"), None, levels.get("ridge")]
+    penalty = [levels.get(name) for name in ("l1", "group", "shared", "ridge")]
+    needs = [True, True, True, *(level is not None for level in penalty)]
     grads = getattr(torch.ops, namespace).fit_heads_backward(
         torch.cos(k), torch.sin(k[:, 0]), solution, z, y, offsets, weight, LOSSES.index(loss),
         *penalty, [float(p is not None) for p in penalty], nonneg, True, needs,

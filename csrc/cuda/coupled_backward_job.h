@@ -1,0 +1,80 @@
+// The gradient of heads that the shared level couples as launches: what their kernels are given.
+#pragma once
+
+#include "backward_job.h"
+
+SPARSEDIS_BEGIN
+
+// What a gradient keeps of all tasks, besides their own slices.
+struct CoupledBackwardMemory {
+  double* part;                         // (M, T): what tasks add to a number of a feature
+  double *norm, *radial, *drop;         // (M): of weights; of the direction along them, and what
+                                        // that takes off the curvature
+  double *weight, *curvature, *length;  // (T): of all samples, 0 where there is nothing to solve;
+                                        // <direction, image>; <rhs, scaled>
+  unsigned* arrived;                    // blocks, at the points where they wait for each other
+
+  SPARSEDIS_HD CoupledBackwardMemory(Arena& arena, int64_t T, int64_t M) {
+    part = arena.take<double>(M * T);
+    for (double** of_feature : {&norm, &radial, &drop}) *of_feature = arena.take<double>(M);
+    for (double** of_task : {&weight, &curvature, &length}) *of_task = arena.take<double>(T);
+    arrived = arena.take<unsigned>(1);
+  }
+};
+
+template <typename Real>
+struct CoupledBackwardJob {
+  BackwardJob<Real> own;  // what tasks need that nothing couples
+  char* coupled;          // CoupledBackwardMemory
+
+  SPARSEDIS_HD CoupledBackwardMemory memory() const {
+    Arena arena(nullptr, 0, coupled);
+    return {arena, own.args.samples.T, own.args.samples.M};
+  }
+};
+
+template <typename Real>
+struct CoupledBackwardPlan {
+  CoupledBackwardJob<Real> job;
+  TaskPlan tasks;
+  int64_t sums_bytes, coupled_bytes;
+  std::vector<Launch> launches;
+
+  int64_t workspace_bytes() const { return tasks.workspace_bytes() + sums_bytes + coupled_bytes; }
+  void place(char* workspace) {
+    job.own.blocks = tasks.placed(workspace);
+    char* sums = workspace + tasks.workspace_bytes();
+    job.own.sums = sums_bytes > 0 ? reinterpret_cast<double*>(sums) : nullptr;
+    job.coupled = sums + sums_bytes;
+  }
+};
+
+// `rows` are the samples of all tasks.
+template <typename Real>
+CoupledBackwardPlan<Real> plan_coupled_backward(const HeadsBackwardArgs<Real>& args, int64_t rows,
+                                                const Machine& machine) {
+  const SamplesArgs<Real>& s = args.samples;
+  const CoupledBackwardJob<Real> job{{args, {}, nullptr}, nullptr};
+  const auto lay_out = [&](Arena& arena) {
+    TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.own.needs());
+    AdjointMemory(arena, nullptr, 0, s.M, s.C, nullptr);
+  };
+  const TaskPlan tasks =
+      plan_kept_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);
+  Arena coupled = counting_arena(0);
+  CoupledBackwardMemory(coupled, s.T, s.M);
+  const int64_t features = std::max<int64_t>(s.M, 1);
+  const int64_t together = std::min(std::max(s.T, features), machine.resident);
+  const int64_t writers = s.one_design ? std::min(s.T, kPartialSums) : tasks.grid;
+  std::vector<Launch> launches{tasks.launch("adjoint_load"),
+                               {"adjoint_norms", features, 0},
+                               tasks.launch("adjoint_start"),
+                               {"adjoint_solve", together, 0, true},
+                               {"adjoint_write", writers, 0}};
+  if (args.grad_shared) launches.push_back({"adjoint_shared", features, 0});
+  const int64_t numbers = shared_numbers(args);
+  if (numbers > 0) launches.push_back({"adjoint_sums", sums_grid(numbers), 0});
+  return {job, tasks, sums_bytes(numbers), coupled.sliced(), launches};
+}
+
+SPARSEDIS_END
