@@ -43,8 +43,6 @@ TRITON_MODULES = {
 }
 # Raw ops with a CUDA C++ kernel: those that are bound by arithmetic, where Triton's are by memory.
 CUDA_OPS = {"lambda_max", "duality_gap", "fit_heads"}
-# Of these, ops whose CUDA kernels do not serve penalties that couple tasks by the shared level.
-CUDA_UNCOUPLED_OPS = {"fit_heads"}
 # Public ops whose raw op has another name.
 RAW_NAMES = {
     "prox_mcp": "radial_prox",
@@ -99,27 +97,22 @@ CUDA_LIBRARY = _load_cuda()
 REQUESTED = os.environ.get("SPARSEDIS_BACKEND") or None
 
 
-def available(op: str, device: str, coupled: bool = False) -> dict[str, str | None]:
-    """Each backend of `op` on `device` ("cpu", "cuda", ...) with None, or why it cannot serve.
-
-    coupled: whether a penalty couples tasks by its shared level.
-    """
+def available(op: str, device: str) -> dict[str, str | None]:
+    """Each backend of `op` on `device` ("cpu", "cuda", ...) with None, or why it cannot serve."""
     native = CPU_LIBRARY.error if device == "cpu" else f"serves CPU tensors, not {device}"
     return {
         "cpu": native,
-        "cuda": _why_not_cuda(op, device, coupled),
+        "cuda": _why_not_cuda(op, device),
         "triton": _why_not_triton(op, device),
         "reference": None,
     }
 
 
-def _why_not_cuda(op: str, device: str, coupled: bool) -> str | None:
+def _why_not_cuda(op: str, device: str) -> str | None:
     if op not in CUDA_OPS:
         return "has no kernel for this op"
     if device != "cuda":
         return f"serves CUDA tensors, not {device}"
-    if coupled and op in CUDA_UNCOUPLED_OPS:
-        return CUDA_LIBRARY.error or "serves penalties without a shared level"
     return CUDA_LIBRARY.error
 
 
@@ -131,7 +124,7 @@ def _why_not_triton(op: str, device: str) -> str | None:
     return TRITON_ERROR
 
 
-def namespace(op: str, device: torch.device, backend: str | None, coupled: bool = False) -> str:
+def namespace(op: str, device: torch.device, backend: str | None) -> str:
     """The namespace of `torch.ops` that serves `op` on `device`.
 
     Args:
@@ -139,18 +132,13 @@ def namespace(op: str, device: torch.device, backend: str | None, coupled: bool 
         device: where its tensors are.
         backend: ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the environment
             variable ``SPARSEDIS_BACKEND``, else the best one there is.
-        coupled: whether a penalty couples tasks by its shared level. Default False.
 
     Raises:
         RuntimeError: the backend asked for cannot serve this op on this device.
     """
     requested = backend or REQUESTED
-    there = available(op, device.type, coupled)
+    there = available(op, device.type)
     if requested is None:
-        # The dispatcher goes by the device alone.
-        if coupled and op in CUDA_UNCOUPLED_OPS and device.type == "cuda":
-            report_fallback(op, device.type, coupled)
-            return REFERENCE
         return AUTOMATIC
     reason = there.get(requested, "there is no such backend")
     if reason is not None:
@@ -219,12 +207,12 @@ def op_table() -> list[tuple[str, str, str, str]]:
 _reported: set[tuple[str, str]] = set()
 
 
-def report_fallback(op: str, device: str, coupled: bool = False) -> None:
+def report_fallback(op: str, device: str) -> None:
     """Log once per op and device that the reference serves it, and why."""
     if (op, device) in _reported:
         return
     _reported.add((op, device))
-    there = available(op, device, coupled)
+    there = available(op, device)
     if device == "cpu":
         reason = there["cpu"]
     elif op in CUDA_OPS:

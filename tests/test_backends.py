@@ -134,25 +134,6 @@ def test_where_the_cuda_library_is_not_its_reason_is_named(
     ]
 
 
-def test_coupled_heads_are_the_references_on_cuda_devices(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(backends, "CUDA_LIBRARY", backends.Library(Path("there"), None))
-    monkeypatch.setattr(backends, "_reported", set())
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert backends.namespace("fit_heads", cuda, None) == backends.AUTOMATIC
-    assert backends.namespace("fit_heads", cpu, None, coupled=True) == backends.AUTOMATIC
-    assert backends.namespace("duality_gap", cuda, None, coupled=True) == backends.AUTOMATIC
-    assert not caplog.messages
-    assert backends.namespace("fit_heads", cuda, None, coupled=True) == backends.REFERENCE
-    reason = "serves penalties without a shared level"
-    assert caplog.messages == [
-        f"fit_heads on cuda is served by the reference implementation: {reason}"
-    ]
-    with pytest.raises(RuntimeError, match=f"cannot serve a tensor on cuda: {reason}"):
-        backends.namespace("fit_heads", cuda, "cuda", coupled=True)
-
-
 CUDA_LIBRARY = """
 import torch
 torch.version.cuda = {cuda!r}

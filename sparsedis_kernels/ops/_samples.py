@@ -34,13 +34,13 @@ class Samples:
         """What SAMPLES_SCHEMA names."""
         return self.z, self.y, self.offsets, self.sample_weight, self.loss
 
-    def namespace(self, op: str, backend: str | None, coupled: bool = False) -> str:
-        """The namespace of ops that serves `op` where the samples are, of tasks that are coupled.
+    def namespace(self, op: str, backend: str | None) -> str:
+        """The namespace of ops that serves `op` where the samples are.
 
         Raises:
             RuntimeError: the backend asked for cannot.
         """
-        return backends.namespace(op, self.z.device, backend, coupled)
+        return backends.namespace(op, self.z.device, backend)
 
 
 def loss_index(op: str, loss: str) -> int:

@@ -246,7 +246,7 @@ def fit_heads(
         raise ValueError(f"fit_heads: max_iter must be >= 0, got {max_iter}")
     convex = replace(penalty, sharing=0.0)
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
-    ns = samples.namespace("fit_heads", backend, numbers.has("shared"))
+    ns = samples.namespace("fit_heads", backend)
     strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
     options = (_warm_start(samples, init, penalty.nonneg), tol, max_iter)
     if penalty.shares:

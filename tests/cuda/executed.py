@@ -271,8 +271,8 @@ def executing(
     require_nvcc()
     known, executor = backends.namespace, Executor(capability, machine, **options)
 
-    def namespace(op: str, device: torch.device, backend: str | None, coupled: bool = False) -> str:
-        return NAMESPACE if backend == "cuda" else known(op, device, backend, coupled)
+    def namespace(op: str, device: torch.device, backend: str | None) -> str:
+        return NAMESPACE if backend == "cuda" else known(op, device, backend)
 
     _serving.append(executor)
     try:

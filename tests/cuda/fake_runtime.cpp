@@ -13,7 +13,7 @@ struct Dim3 {
 
 // Executes a kernel, by its name in the PTX, and returns an error code.
 using Launch = int (*)(const char* entry, unsigned grid, unsigned block, size_t shared,
-                       const void* parameter, void* stream);
+                       int cooperative, const void* parameter, void* stream);
 Launch launch_in_python = nullptr;
 
 struct Kernel {
@@ -26,7 +26,16 @@ std::map<const void*, Kernel>& kernels() {
   return known;
 }
 
-constexpr int kInvalidValue = 1, kSharedOptin = 97, kProcessors = 16, kMaxDynamicShared = 8;
+constexpr int kInvalidValue = 1, kTooLarge = 720, kSharedOptin = 97, kProcessors = 16,
+              kMaxDynamicShared = 8;
+
+int launch(const void* kernel, Dim3 grid, Dim3 block, void** parameters, size_t shared,
+           int cooperative, void* stream) {
+  const Kernel& known = kernels().at(kernel);
+  if (shared > known.shared || grid.y != 1 || grid.z != 1) return kInvalidValue;
+  return launch_in_python(known.entry.c_str(), grid.x, block.x, shared, cooperative, parameters[0],
+                          stream);
+}
 
 }  // namespace
 
@@ -50,9 +59,13 @@ int cudaFuncSetAttribute(const void* kernel, int name, int value) {
 
 int cudaLaunchKernel(const void* kernel, Dim3 grid, Dim3 block, void** parameters, size_t shared,
                      void* stream) {
-  const Kernel& known = kernels().at(kernel);
-  if (shared > known.shared || grid.y != 1 || grid.z != 1) return kInvalidValue;
-  return launch_in_python(known.entry.c_str(), grid.x, block.x, shared, parameters[0], stream);
+  return launch(kernel, grid, block, parameters, shared, 0, stream);
+}
+
+// Two processors, of which each has registers for two blocks.
+int cudaLaunchCooperativeKernel(const void* kernel, Dim3 grid, Dim3 block, void** parameters,
+                                size_t shared, void* stream) {
+  return grid.x > 4 ? kTooLarge : launch(kernel, grid, block, parameters, shared, 1, stream);
 }
 
 void __cudaRegisterFunction(void**, const char* kernel, char* entry, const char*, int, void*, void*,

@@ -24,9 +24,14 @@ from tests.problems import HEAD_PENALTIES, LAYOUTS, heads_problem
 NAMESPACE = "sparsedis_library"
 TOL = 1e-9
 LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t,
+    ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int,
     ctypes.c_void_p, ctypes.c_void_p,
 )  # fmt: skip
+FITTED = {
+    "ridge": sk.Penalty(ridge=0.1),
+    "group": sk.Penalty(group=0.05),
+    "nested": sk.Penalty(group=0.02, shared=0.03),
+}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
@@ -40,8 +45,9 @@ class Launches:
         ctypes.CDLL(library).fake_launches(self.callback)
 
     def launch(
-        self, entry: bytes, grid: int, block: int, shared: int, parameter: int, stream: int
-    ) -> int:
+        self, entry: bytes, grid: int, block: int, shared: int, cooperative: int, parameter: int,
+        stream: int,
+    ) -> int:  # fmt: skip
         """Called by the library."""
         found = re.search(r"\d([a-z_]+)_kernelI([fd])E", entry.decode())
         assert found
@@ -53,7 +59,10 @@ class Launches:
         assert size
         job = ctypes.string_at(parameter, int(size[1]))
         # Where arrays end, which PyTorch has allocated, is not known here.
-        kernel.launch(entry.decode(), [job], grid, block, shared, check_bounds=False)
+        kernel.launch(
+            entry.decode(), [job], grid, block, shared, check_bounds=False,
+            cooperative=bool(cooperative),
+        )  # fmt: skip
         self.done.append((name, grid, block, shared, stream))
         return 0
 
@@ -97,8 +106,9 @@ def fitted(launches: Launches, z: Tensor, y: Tensor, penalty: sk.Penalty, tol: f
     with mock.patch.object(backends, "namespace", return_value=NAMESPACE):
         weight = sk.fit_heads(z, y, penalty, tol=tol).weight
     given = (torch.cos(weight), weight[:, 0], weight, z, y, None, None, 0)
-    strengths = (None, None, None, None, [0.0, penalty.group, 0.0, penalty.ridge], False, True)
-    needs = [True, True, False, True, True, False, True]
+    scale = [0.0, penalty.group, penalty.shared, penalty.ridge]
+    strengths = (None, None, None, None, scale, False, True)
+    needs = [True, True, False, True, True, penalty.shared > 0, True]
     ours, theirs = (
         getattr(torch.ops, ns).fit_heads_backward(*given, *strengths, needs)
         for ns in (NAMESPACE, "sparsedis")
@@ -131,8 +141,8 @@ def main(library: str) -> None:
         report[f"{layout} {kind}"] = case
     large = heads_problem(20, 64, 129, 2, dtype=torch.float64)
     report["large"] = compared(launches, large.z, large.y, "group")
-    for kind, penalty in {"ridge": sk.Penalty(ridge=0.1), "group": sk.Penalty(group=0.05)}.items():
-        report[f"fit {kind}"] = fitted(launches, samples.z[None], samples.y[:1], penalty, TOL)
+    for kind, penalty in FITTED.items():
+        report[f"fit {kind}"] = fitted(launches, samples.z, samples.y, penalty, TOL)
     featureless = torch.zeros(2, 4, 0, dtype=torch.float64)
     report["no features"] = compared(launches, featureless, large.y[:2, :4], "group")
     none = torch.zeros(0, 4, 3, dtype=torch.float64)

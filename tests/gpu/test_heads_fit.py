@@ -17,6 +17,7 @@ PENALTIES = {
     "ridge": sk.Penalty(ridge=0.1),
     "group": sk.Penalty(group=0.05),
     "sparse_group": sk.Penalty(l1=0.02, group=0.03),
+    "nested": sk.Penalty(l1=0.01, group=0.01, shared=0.03),
 }
 losses = pytest.mark.parametrize("loss", ["squared", "multinomial"])
 
@@ -61,3 +62,16 @@ def test_many_tasks_in_float32_meet_their_gap(library_device, n, M, loss):
     )
     assert float(gap.max()) <= 1.01e-4
     assert fitted.converged.all()
+
+
+@losses
+def test_coupled_tasks_beyond_the_blocks_that_run_at_a_time(library_device, loss):
+    samples = heads_problem(3000, 25, 64, 3, dtype=torch.float32)
+    z, y = samples.z.to(library_device), targets(loss, samples.y).to(library_device)
+    penalty = PENALTIES["nested"]
+    fitted = sk.fit_heads(z, y, penalty, loss=loss, tol=1e-3, backend="cuda")
+    gap = sk.duality_gap(samples.z, y.cpu(), fitted.weight.cpu(), penalty, loss=loss, backend="cpu")
+    assert fitted.converged.all()
+    assert float(gap.max()) <= 1.01e-3
+    again = sk.fit_heads(z, y, penalty, loss=loss, tol=1e-3, backend="cuda")
+    assert torch.equal(fitted.weight, again.weight)
