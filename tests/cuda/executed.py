@@ -58,16 +58,22 @@ SOURCES = (
 )
 
 
+def source_of(name: str, capability: int) -> str:
+    """The PTX that has a kernel."""
+    for source in SOURCES:
+        text = ptx_of(source, capability)
+        if f"{name}_kernel" in text:
+            return text
+    raise KeyError(name)
+
+
 @cache
 def kernel_of(
     name: str, dtype: torch.dtype, capability: int, sanitize: str | None = None
 ) -> Kernel:
     """One kernel, built."""
-    for source in SOURCES:
-        text = ptx_of(source, capability)
-        if f"{name}_kernel" in text:
-            return Kernel(text, only=[entry_of(text, name, dtype)], sanitize=sanitize)
-    raise KeyError(name)
+    text = source_of(name, capability)
+    return Kernel(text, only=[entry_of(text, name, dtype)], sanitize=sanitize)
 
 
 def entry_of(ptx: str, name: str, dtype: torch.dtype) -> str:
@@ -134,13 +140,15 @@ class Executor:
         capability: 80 or 90, what the kernels are compiled for.
         machine: bytes of shared memory of a block, blocks at a time.
         options: of the executor's launch (seed, ...), and sanitize, or sanitized: the kernels that
-            run under the thread sanitizer, where others need not.
+            run under the thread sanitizer, where others need not; drop: a kernel and the PTX line
+            of a barrier that is left out of it.
     """
 
     def __init__(self, capability: int, machine: tuple[int, int] = MACHINE, **options: Any) -> None:
         self.capability, self.machine = capability, machine
         self.sanitize = options.pop("sanitize", None)
         self.sanitized = options.pop("sanitized", ())
+        self.drop = dict([options.pop("drop", (None, 0))])
         self.options = options
         self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
@@ -209,7 +217,8 @@ class Executor:
             (entry,) = kernel.entries
             stats = kernel.launch(
                 entry, [parameter], grid, THREADS, shared, reachable=reachable,
-                cooperative=cooperative, **{**checks, **self.options},
+                cooperative=cooperative, drop_barrier=self.drop.get(name, 0),
+                **{**checks, **self.options},
             )  # fmt: skip
             assert not stats.warnings
             self.launches.append((name, stats))

@@ -81,6 +81,9 @@ class LaunchStats:
     global_stores: dict[int, int] = field(default_factory=dict)
     global_atomics: dict[int, int] = field(default_factory=dict)
     barriers: int = 0  # completed block barriers
+    dropped: int = 0  # arrivals at the barrier that was left out
+    # of float32 and float64, with or without an addition
+    multiplications: dict[int, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     sectors_loaded: int | None = None
     sectors_stored: int | None = None
@@ -110,6 +113,7 @@ class _Options(ctypes.Structure):
             "check_block_races",
             "count_sectors",
             "cooperative",
+            "dropped_line",
             "shuffle",
             "seed",
         )
@@ -141,6 +145,8 @@ class _Result(ctypes.Structure):
         ("stores", ctypes.c_uint64 * _WIDTHS),
         ("atomics", ctypes.c_uint64 * _WIDTHS),
         ("barriers", ctypes.c_uint64),
+        ("dropped", ctypes.c_uint64),
+        ("multiplications", ctypes.c_uint64 * _WIDTHS),
         ("sectors_loaded", ctypes.c_uint64),
         ("sectors_stored", ctypes.c_uint64),
         ("error", ctypes.c_char * 1024),
@@ -156,6 +162,8 @@ class _Result(ctypes.Structure):
             by_width(self.stores),
             by_width(self.atomics),
             self.barriers,
+            self.dropped,
+            by_width(self.multiplications),
             self.warnings.decode(errors="replace").splitlines(),
             self.sectors_loaded if with_sectors else None,
             self.sectors_stored if with_sectors else None,
@@ -426,6 +434,7 @@ class Kernel:
         blocks: tuple[int, int] | None = None,
         count_sectors: bool = False,
         cooperative: bool = False,
+        drop_barrier: int = 0,
     ) -> LaunchStats:
         """Run a kernel and return what it executed; raises LaunchError on a fault.
 
@@ -443,6 +452,7 @@ class Kernel:
         count_sectors: count the sectors that warps touch (slow).
         cooperative: all blocks run at the same time, so that they can wait for each other. Goes
             without `check_block_races` and `count_sectors`, which tell blocks apart by their end.
+        drop_barrier: PTX line of a block barrier at which no thread waits.
         """
         description = self.translation.entry(entry)
         grid3, block3 = _three(grid), _three(block)
@@ -462,7 +472,8 @@ class Kernel:
         request.first_block, request.block_count = _blocks_to_run(grid3, blocks)
         request.dynamic_shared = dynamic_shared
         checks = (check_bounds, check_shared_init, check_block_races, count_sectors, cooperative)
-        request.options = _Options(*checks, seed is not None, seed or 0)
+        options = (*checks, drop_barrier, seed is not None, seed or 0)
+        request.options = _Options(*options)
         if self.sanitize is None:
             result = self._run_here(entry, request, arguments)
         else:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 _FORMULAS = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
+    "mul": "multiply({0}, {1})",
     "div": "{0} / {1}",
-    "fma": "std::fma({0}, {1}, {2})",
-    "mad": "std::fma({0}, {1}, {2})",
+    "fma": "multiply_add({0}, {1}, {2})",
+    "mad": "multiply_add({0}, {1}, {2})",
     "sqrt": "std::sqrt({0})",
     "rcp": "1 / {0}",
 }

@@ -148,14 +148,17 @@ struct Block {
 };
 
 struct Options {
-  u32 check_bounds, check_shared_init, check_block_races, count_sectors, cooperative, shuffle, seed;
+  u32 check_bounds, check_shared_init, check_block_races, count_sectors, cooperative;
+  u32 dropped_line;  // of a barrier that nobody waits at, or 0
+  u32 shuffle, seed;
 };
 
 constexpr int WIDTHS = 6;  // 1, 2, 4, 8, 16, 32 bytes
 
 struct Result {
   u64 loads[WIDTHS], stores[WIDTHS], atomics[WIDTHS];
-  u64 barriers;
+  u64 barriers, dropped;
+  u64 multiplications[WIDTHS];
   u64 sectors_loaded, sectors_stored;  // only with count_sectors
   char error[1024];
   char warnings[1024];
@@ -247,6 +250,10 @@ PTX_NO_TSAN inline Barrier& arrive_at_barrier(u32 id, u32 expected, bool predica
 
 PTX_NO_TSAN inline Barrier& block_barrier(u32 id, u32 expected, bool predicate, bool aligned,
                                           int line) {
+  if ((u32)line == machine.options.dropped_line) {
+    machine.result.dropped++;
+    return running->barriers[id];
+  }
   Barrier& barrier = arrive_at_barrier(id, expected, predicate, line);
   u32 generation = barrier.generation;
   self().barrier = id;

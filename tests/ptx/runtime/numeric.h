@@ -115,6 +115,17 @@ class RoundingScope {
   ~RoundingScope() { fesetround(saved); }
 };
 
+template <class T>
+PTX_NO_TSAN inline T multiply(T a, T b) {
+  machine.result.multiplications[__builtin_ctz(sizeof(T))]++;
+  return a * b;
+}
+template <class T>
+PTX_NO_TSAN inline T multiply_add(T a, T b, T c) {
+  machine.result.multiplications[__builtin_ctz(sizeof(T))]++;
+  return std::fma(a, b, c);
+}
+
 #define PTX_ROUNDED(name, expression)                                                              \
   template <class T>                                                                               \
   __attribute__((noinline)) T rounded_##name(int mode, volatile T a, volatile T b, volatile T c) { \

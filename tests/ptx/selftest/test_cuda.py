@@ -67,9 +67,13 @@ def test_group_soft(kernels, rng):
 def test_cholesky(kernels, rng):
     a = positive_definite(rng, 16, 24)
     factor, info = a.copy(), np.zeros(16, np.int32)
-    kernels.launch("cholesky", [factor, 24, info], 16, 64, 24 * 25 * 4, check_shared_init=True)
+    stats = kernels.launch(
+        "cholesky", [factor, 24, info], 16, 64, 24 * 25 * 4, check_shared_init=True
+    )
     np.testing.assert_allclose(factor, np.linalg.cholesky(a.astype(np.float64)), atol=1e-5)
     assert not info.any()
+    scaled, updated = 24 * 23 // 2, 23 * 24 * 25 // 6
+    assert stats.multiplications == {4: 16 * (scaled + updated)}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

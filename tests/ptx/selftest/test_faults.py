@@ -217,3 +217,13 @@ def test_mutation_of_barriers():
     assert [outcome.noticed for outcome in outcomes] == [False, True, True, False]
     assert [o.site.text.split()[0] for o in outcomes] == ["bar.sync"] * 4
     assert drop(ptx, outcomes[0].site).count("\n") == ptx.count("\n")
+
+    kernel = Kernel(ptx, sanitize="thread", only=["cholesky"])
+    for outcome in outcomes:  # as without another build
+        call = ("cholesky", [matrix.copy(), 6, np.zeros(1, np.int32)], 1, 32, 6 * 7 * 4)
+        left_out = {"drop_barrier": outcome.site.line}
+        if outcome.noticed:
+            with pytest.raises(LaunchError):
+                kernel.launch(*call, **left_out)
+        else:
+            assert kernel.launch(*call, **left_out).dropped > 0
