@@ -137,9 +137,9 @@ def namespace(op: str, device: torch.device, backend: str | None) -> str:
         RuntimeError: the backend asked for cannot serve this op on this device.
     """
     requested = backend or REQUESTED
-    there = available(op, device.type)
     if requested is None:
         return AUTOMATIC
+    there = available(op, device.type)
     reason = there.get(requested, "there is no such backend")
     if reason is not None:
         usable = [name for name, why_not in there.items() if why_not is None]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 
 #include "dense.h"
@@ -52,20 +53,21 @@ struct Eight {
     return two[0] + two[1];
   }
 
-  // sums[k] = the sum of x[k], for eight rows at once.
+  // sums[k] = the sum of x[k], for eight rows at once. Halves of vectors are shuffled alike, from
+  // either source as one instruction can.
   static void sum_rows(const Vector* x, Vector& sums) {
     Vector pairs[4], fours[2];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const Vector &a = x[2 * i], &b = x[2 * i + 1];
-      pairs[i] = SPARSEDIS_SHUFFLE(Mask, a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-                 SPARSEDIS_SHUFFLE(Mask, a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+      pairs[i] = SPARSEDIS_SHUFFLE(Mask, a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+                 SPARSEDIS_SHUFFLE(Mask, a, b, 1, 3, 9, 11, 5, 7, 13, 15);
     }
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const Vector &a = pairs[2 * i], &b = pairs[2 * i + 1];
-      fours[i] = SPARSEDIS_SHUFFLE(Mask, a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
-                 SPARSEDIS_SHUFFLE(Mask, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+      fours[i] = SPARSEDIS_SHUFFLE(Mask, a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+                 SPARSEDIS_SHUFFLE(Mask, a, b, 1, 3, 9, 11, 5, 7, 13, 15);
     }
     sums = SPARSEDIS_SHUFFLE(Mask, fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
            SPARSEDIS_SHUFFLE(Mask, fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
@@ -92,6 +94,14 @@ struct Eight {
     }
   }
 };
+
+// |x|, by its bits: a comparison would take three instructions.
+template <typename Vector>
+inline void absolute(Vector& x) {
+  using Index = std::conditional_t<sizeof(x[0]) == 4, int32_t, int64_t>;
+  typedef Index Bits __attribute__((vector_size(sizeof(Vector))));
+  x = reinterpret_cast<Vector>(reinterpret_cast<Bits>(x) & std::numeric_limits<Index>::max());
+}
 
 // x less its part within [low, high]: ST(x, high) where low = -high, or what is positive of it
 // where low is -infinity. NaN stays NaN.

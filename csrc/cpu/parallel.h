@@ -1,6 +1,7 @@
 // Runs lambdas over ranges and tasks in parallel, where there is enough work to pay for it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 
 #include "../core/args.h"
@@ -36,5 +37,32 @@ void for_each_task(ParallelFor run, int64_t T, int64_t size, F body) {
   };
   parallel_for(run, T, T * size < kParallelElements ? T : 1, worker);
 }
+
+// Blocks of consecutive tasks, each with sums of its own: what is summed over tasks does not depend
+// on the number of threads, and every thread reads tasks one after another, as they lie in memory.
+struct TaskBlocks {
+  int64_t T, size, count;
+
+  // `entries` is the number that a task has.
+  TaskBlocks(int64_t T, int64_t entries)
+      : T(T),
+        size(std::max({kLeastTasks, (T + kMostBlocks - 1) / kMostBlocks,
+                       kParallelElements / std::max<int64_t>(entries, 1)})),
+        count((T + size - 1) / size) {}
+
+  // Calls body(block, begin, end) for all; backwards, what was read last is in cache.
+  template <typename F>
+  void for_each(ParallelFor run, F body, bool backwards = false) const {
+    parallel_for(run, count, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t b = backwards ? count - 1 - i : i;
+        body(b, b * size, std::min(T, (b + 1) * size));
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kLeastTasks = 4, kMostBlocks = 32;
+};
 
 SPARSEDIS_END

@@ -8,21 +8,14 @@
 
 SPARSEDIS_BEGIN
 
-// Slabs of features, `most` or fewer; `size` is the number of elements of the whole array.
+// Slabs of features; `size` is the number of elements of the whole array.
 template <typename F>
-void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body, int64_t most = kSlab) {
-  const int64_t slabs = (M + most - 1) / most;
+void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body) {
+  const int64_t slabs = (M + kSlab - 1) / kSlab;
   parallel_for(run, slabs, size < kParallelElements ? slabs : 1, [&](int64_t begin, int64_t end) {
     for (int64_t slab = begin; slab < end; ++slab)
-      body(slab * most, std::min(most, M - slab * most));
+      body(slab * kSlab, std::min(kSlab, M - slab * kSlab));
   });
-}
-
-// As many features as stay in cache, in eights.
-template <typename Real>
-int64_t cached_features(const ProxArgs<Real>& a) {
-  const int64_t bytes = std::max<int64_t>(1, a.T * a.C * static_cast<int64_t>(sizeof(Real)));
-  return std::clamp<int64_t>(kSlabBytes / bytes / 8 * 8, 8, kSlab);
 }
 
 // Groups that no level couples. `update(offset, count)` is called for entries that are about to be
@@ -51,15 +44,6 @@ void prox_blocks(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_updat
                });
 }
 
-template <typename Real, typename Update>
-void scale_slabs(const ProxArgs<Real>& a, ParallelFor run, Update update) {
-  const auto body = [&](int64_t m0, int64_t width) {
-    double left[kSlab];
-    scale_features(a, m0, width, left, update);
-  };
-  for_each_slab(run, a.M, a.T * a.M * a.C, body, cached_features(a));
-}
-
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
   if (!present(a.penalty.shared)) {
@@ -67,7 +51,7 @@ void prox(const ProxArgs<Real>& a, ParallelFor run) {
       return [&](int64_t offset, int64_t) { return a.metric ? a.metric + offset : nullptr; };
     });
   } else if (is_uniform(a)) {
-    scale_slabs(a, run, [](int64_t, int64_t) {});
+    scale_features(a, run, [&](int64_t offset, int64_t count) { fetch(a.v + offset, count); });
   } else {
     for_each_slab(run, a.M, a.T * a.M * a.C,
                   [&](int64_t m0, int64_t width) { FeatureProx<Real>(a, m0, width).run(); });

@@ -29,14 +29,7 @@ void prox_sgd(const ProxSgdArgs<Real>& a, ParallelFor run) {
     return nullptr;
   };
   if (!present(a.prox.penalty.shared)) return prox_blocks(a.prox, run, [&] { return update; });
-  if (is_uniform(a.prox)) {
-    const int64_t ahead = kAhead * a.prox.M * a.prox.C;
-    return scale_slabs(a.prox, run, [&](int64_t offset, int64_t count) {
-      fetch(a.grad + offset + ahead, count);
-      if (a.buffer) fetch(a.buffer + offset + ahead, count);
-      update(offset, count);
-    });
-  }
+  if (is_uniform(a.prox)) return scale_features(a.prox, run, update);
   parallel_for(run, a.prox.T * a.prox.M * a.prox.C, kParallelElements,
                [&](int64_t begin, int64_t end) { update(begin, end - begin); });
   prox(a.prox, run);

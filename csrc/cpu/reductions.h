@@ -86,7 +86,7 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
 template <typename Real>
 void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
   const int64_t C = layout.C;
-  const auto magnitude = [](const auto&, auto& x) { x = x < 0 ? -x : x; };
+  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
   if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
   for (int64_t k = 0; k < groups; ++k) {
     double sum[1];
@@ -96,42 +96,73 @@ void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real*
   }
 }
 
-// Features [m0, m0 + width) over all tasks; `counts` gets how many of them each task uses.
+constexpr int64_t kUsageTasks = 8;  // whose magnitudes are summed in `Real`
+
+// How a block of tasks uses each feature.
 template <typename Real>
-void usage_of_features(const FeatureUsageArgs<Real>& a, int64_t m0, int64_t width,
-                       uint8_t* counts) {
-  const Layout<Real> layout(a.C);
-  Real sums[kSlab];
-  double magnitude[kSlab] = {};
-  int64_t tasks[kSlab] = {};
-  for (int64_t t = 0; t < a.T; ++t) {
-    const Real* w = a.w + (t * a.M + m0) * a.C;
-    fetch(w + kAhead * a.M * a.C, width * a.C);
-    magnitudes(w, width, layout, sums);
-    int count = 0;
-#pragma omp simd reduction(+ : count)
-    for (int64_t k = 0; k < width; ++k) {
-      magnitude[k] += sums[k], tasks[k] += sums[k] != 0;
-      count += sums[k] != 0;
+class BlockUsage {
+ public:
+  BlockUsage(const FeatureUsageArgs<Real>& args, double* magnitude, int64_t* tasks)
+      : a(args), magnitude(magnitude), tasks(tasks) {}
+
+  void count(int64_t begin, int64_t end) {
+    std::fill_n(sums, whole, Real(0));
+    std::fill_n(magnitude, a.M, 0.0);
+    std::fill_n(tasks, a.M, int64_t{0});
+    for (int64_t t0 = begin; t0 < end; t0 += kUsageTasks) {
+      std::fill_n(part, whole, Real(0));
+      std::fill_n(users, whole, Index(0));
+      for (int64_t t = t0; t < std::min(end, t0 + kUsageTasks); ++t) count_task(t);
+#pragma omp simd
+      for (int64_t m = 0; m < a.M; ++m) magnitude[m] += part[m], tasks[m] += users[m];
     }
-    counts[t] = static_cast<uint8_t>(count);
   }
-  for (int64_t k = 0; k < width; ++k)
-    a.magnitude[m0 + k] = static_cast<Real>(magnitude[k]), a.tasks_per_feature[m0 + k] = tasks[k];
-}
+
+ private:
+  using Index = typename Eight<Real>::Index;
+  const FeatureUsageArgs<Real>& a;
+  double* magnitude;
+  int64_t* tasks;
+  const Layout<Real> layout{a.C};
+  const int64_t whole = (a.M + kMostLanes - 1) / kMostLanes * kMostLanes;  // vectors
+  const Buffer<Real> sum_buffer{whole}, part_buffer{whole};
+  const Buffer<Index> user_buffer{whole};
+  Real *sums = sum_buffer.get(), *part = part_buffer.get();
+  Index* users = user_buffer.get();
+
+  void count_task(int64_t t) {
+    for (int64_t m = 0, step = groups_of(a.C); m < a.M; m += step) {
+      const int64_t groups = std::min(step, a.M - m);
+      const Real* w = a.w + (t * a.M + m) * a.C;
+      fetch(w, groups * a.C);
+      magnitudes(w, groups, layout, sums + m);
+    }
+    Index features = 0;
+#pragma omp simd reduction(+ : features)
+    for (int64_t m = 0; m < whole; ++m) {
+      part[m] += sums[m], users[m] += sums[m] != 0;
+      features += sums[m] != 0;
+    }
+    a.features_per_task[t] = features;
+  }
+};
 
 template <typename Real>
 void feature_usage(const FeatureUsageArgs<Real>& a, ParallelFor run) {
-  const int64_t slabs = (a.M + kSlab - 1) / kSlab;
-  Buffer<uint8_t> counts(slabs * a.T);
-  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-    usage_of_features(a, m0, width, counts.get() + m0 / kSlab * a.T);
+  const TaskBlocks blocks(a.T, a.M * a.C);
+  Buffer<double> magnitudes(blocks.count * a.M), total(a.M);
+  Buffer<int64_t> tasks(blocks.count * a.M);
+  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
+    BlockUsage<Real>(a, magnitudes.get() + b * a.M, tasks.get() + b * a.M).count(begin, end);
   });
-  for (int64_t t = 0; t < a.T; ++t) {
-    a.features_per_task[t] = 0;
-    for (int64_t slab = 0; slab < slabs; ++slab)
-      a.features_per_task[t] += counts.get()[slab * a.T + t];
-  }
+  std::fill_n(total.get(), a.M, 0.0);
+  std::fill_n(a.tasks_per_feature, a.M, int64_t{0});
+  for (int64_t b = 0; b < blocks.count; ++b)
+    for (int64_t m = 0; m < a.M; ++m) {
+      total.get()[m] += magnitudes.get()[b * a.M + m];
+      a.tasks_per_feature[m] += tasks.get()[b * a.M + m];
+    }
+  std::copy_n(total.get(), a.M, a.magnitude);
 }
 
 // The gradient of an unused feature's magnitude may be infinite (its logarithm is): 0 times that

@@ -18,8 +18,7 @@ constexpr int64_t kLongGroup = 128;           // entries from which a group is t
 constexpr int64_t kMostLanes = 16;            // of any vector, with a group in each
 constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
 constexpr int64_t kEntries = 1024;            // and about how many entries they have
-constexpr int64_t kAhead = 8;                 // tasks by which a slab is fetched early
-constexpr int64_t kSlabBytes = 16 * 1048576;  // of features over all tasks, to stay in cache
+constexpr int64_t kReadAhead = 2 * kEntries;  // by which entries are fetched early
 
 // A strength below this may be compared with norms whose squares vanish in `Real`.
 template <typename Real>
@@ -84,13 +83,14 @@ void threshold(const Levels<Real>& at, const OfEntries& of_entries, Vector& x) {
 template <typename Real>
 struct Layout {
   using Mask = typename Eight<Real>::Mask;
-  int64_t C, whole;    // entries of a group, and of its whole vectors
+  int64_t C;           // entries of a group
   int64_t offset[8];   // of a vector with the rest of a group's entries,
   Mask inside[8];      // and which of its lanes these are
   Buffer<Mask> group;  // of every lane of all C vectors
 
-  explicit Layout(int64_t C) : C(C), whole(C / 8 * 8), group(C < kLongGroup ? C : 0) {
+  explicit Layout(int64_t C) : C(C), group(C < kLongGroup ? C : 0) {
     if (C >= kLongGroup) return;
+    const int64_t whole = C / 8 * 8;  // entries in vectors of their own
     for (int64_t k = 0; k < 8; ++k) {
       offset[k] = std::min(k * C + whole, 8 * C - 8);
       for (int64_t i = 0; i < 8; ++i) {
@@ -115,16 +115,17 @@ void for_each_lanes(const Real* v, int64_t groups, int64_t C, F body) {
   body(k, rest);
 }
 
-// Sums over the entries of eight groups at once, each entry as `term(of_entries, x)` leaves it: 0
-// as 0. For any array with a number for each group, `of_entries(array, out)` gives those of the
-// entries in x.
-template <typename Real, typename Term>
-void eight_sums(const Real* v, int64_t k0, const Layout<Real>& layout, Term term, Real* out) {
+// Sums over the entries of eight groups of C at once, each entry as `term(of_entries, x)` leaves
+// it: 0 as 0. For any array with a number for each group, `of_entries(array, out)` gives those of
+// the entries in x. Where C is a constant, the loops are unrolled.
+template <typename Real, typename Length, typename Term>
+void eight_sums(const Real* v, int64_t k0, Length C, const Layout<Real>& layout, Term term,
+                Real* out) {
   using Vector = typename Eight<Real>::Vector;
   Vector sums[8], total;
 #pragma GCC unroll 8
   for (int64_t k = 0; k < 8; ++k) {
-    const Real* row = v + k * layout.C;
+    const Real* row = v + k * C;
     const auto of_entries = [=](const Real* of_groups, Vector& out) {
       out = Vector{} + of_groups[k0 + k];
     };
@@ -132,7 +133,7 @@ void eight_sums(const Real* v, int64_t k0, const Layout<Real>& layout, Term term
     Eight<Real>::keep(layout.inside[k], x);
     term(of_entries, x);
     sums[k] = x;
-    for (int64_t c = 0; c < layout.whole; c += 8) {
+    for (int64_t c = 0; c < C / 8 * 8; c += 8) {
       x = Eight<Real>::at(row + c);
       term(of_entries, x);
       sums[k] += x;
@@ -166,9 +167,20 @@ void group_sums(const Real* v, int64_t groups, const Layout<Real>& layout, Term 
         v, groups, C, [=](int64_t k, const Real* some) { short_sums<C>(some, k, term, out + k); });
   };
   if (with_constant<Real>(layout.C, shorts)) return;
-  for_each_lanes<8, kLongGroup>(v, groups, layout.C, [&](int64_t k, const Real* some) {
-    eight_sums(some, k, layout, term, out + k);
-  });
+  const auto eights = [&](auto C) __attribute__((flatten)) {
+    for_each_lanes<8, kLongGroup>(v, groups, C, [&, C](int64_t k, const Real* some) {
+      eight_sums(some, k, C, layout, term, out + k);
+    });
+  };
+  switch (layout.C) {
+    case 5:
+      return eights(std::integral_constant<int64_t, 5>());
+    case 8:
+      return eights(std::integral_constant<int64_t, 8>());
+    case 10:
+      return eights(std::integral_constant<int64_t, 10>());
+  }
+  eights(layout.C);
 }
 
 // ST(x, high) or what is positive of it, of one number.
@@ -182,11 +194,15 @@ Real shrunk(Real x, Real low, Real high) {
 // the N terms of entry c.
 template <typename Sum, int N, typename F>
 void sum_blocks(int64_t C, double (&totals)[N], F term) {
-  constexpr int64_t lanes = 4 * kVectorBytes / sizeof(Sum), block = 16 * lanes;
+  using Vector = typename Simd<Sum>::Vector;
+  constexpr int64_t lanes = 4 * Simd<Sum>::kLanes, block = 32 * lanes;
   std::fill_n(totals, N, 0.0);
   for (int64_t begin = 0; begin < C; begin += block) {
     const int64_t end = std::min(C, begin + block);
-    Sum sums[N][lanes] = {};
+    Sum sums[N][lanes];
+    for (int k = 0; k < N; ++k)
+      for (int64_t i = 0; i < lanes; i += Simd<Sum>::kLanes)
+        *reinterpret_cast<Vector*>(sums[k] + i) = Vector{};
     const auto add = [&](int64_t c, int64_t i) {
       Sum q[N];
       term(c + i, q);
@@ -200,10 +216,10 @@ void sum_blocks(int64_t C, double (&totals)[N], F term) {
 #pragma omp simd
     for (int64_t i = 0; i < end - c; ++i) add(c, i);
     for (int k = 0; k < N; ++k) {
-      double part = 0;
-#pragma omp simd reduction(+ : part)
-      for (int64_t i = 0; i < lanes; ++i) part += sums[k][i];
-      totals[k] += part;
+#pragma GCC unroll 8
+      for (int64_t half = lanes / 2; half > 0; half /= 2)
+        for (int64_t i = 0; i < half; ++i) sums[k][i] += sums[k][i + half];
+      totals[k] += sums[k][0];
     }
   }
 }
@@ -403,6 +419,12 @@ inline int64_t groups_of(int64_t C) {
                     kGroups);
 }
 
+// Asks for entries that are about to be read, which the processor itself does only near by.
+template <typename Real>
+void fetch(const Real* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(from + kReadAhead + i);
+}
+
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.
 template <typename Real>
 struct Groups {
@@ -435,6 +457,7 @@ struct Groups {
   void norms_and_shares(int64_t index, int64_t groups, Real* norm, Real* share) const {
     const Real* v = a.v + index * a.C;
     norms(index, groups, norm);
+    if (!levels.groups) return static_cast<void>(std::fill_n(share, groups, Real(1)));
     levels.entries ? shares<true>(v, a.C, levels, 0, groups, norm, share)
                    : shares<false>(v, a.C, levels, 0, groups, norm, share);
   }
@@ -467,45 +490,62 @@ struct Groups {
   }
 };
 
-template <typename Real>
-void fetch(const Real* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(from + i);
+// Adds the squares of what is left of every feature in tasks [begin, end) below the shared level.
+// `update(offset, count)` is called for entries that are about to be read for the first time.
+template <typename Real, typename Update>
+void add_squares(const ProxArgs<Real>& a, int64_t begin, int64_t end, double* squares,
+                 Update update) {
+  Groups<Real> all(a);
+  for (int64_t first = begin * a.M; first < end * a.M; first += a.M)
+    all.for_each(first, first + a.M, [&](int64_t i, int64_t groups) {
+      Real norm[kGroups], share[kGroups];
+      update(i * a.C, groups * a.C);
+      all.norms_and_shares(i, groups, norm, share);
+      double* sum = squares + i - first;
+#pragma omp simd
+      for (int64_t k = 0; k < groups; ++k) {
+        const double rest = static_cast<double>(norm[k]) * share[k];
+        sum[k] += rest * rest;
+      }
+    });
 }
 
-// Features [m0, m0 + width) over all tasks; `left` has room for them. `update(offset, count)` is
-// called for entries that are about to be read for the first time.
-template <typename Real, typename Update>
-void scale_features(const ProxArgs<Real>& a, int64_t m0, int64_t width, double* left,
-                    Update update) {
+// x of tasks [begin, end), where the shared level keeps the part `left` of every feature.
+template <typename Real>
+void scale_tasks(const ProxArgs<Real>& a, int64_t begin, int64_t end, const double* left) {
   Groups<Real> all(a);
-  const auto over = [&](auto body) {
-    for (int64_t t = 0; t < a.T; ++t) {
-      fetch(a.v + ((t + kAhead) * a.M + m0) * a.C, width * a.C);
-      const int64_t begin = t * a.M + m0;
-      all.for_each(begin, begin + width,
-                   [&](int64_t i, int64_t groups) { body(i, groups, i - begin); });
-    }
+  for (int64_t first = begin * a.M; first < end * a.M; first += a.M)
+    all.for_each(first, first + a.M, [&](int64_t i, int64_t groups) {
+      Real norm[kGroups], factor[kGroups];
+      fetch(a.v + i * a.C, groups * a.C);
+      std::fill_n(factor, groups, Real(1));
+      if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
+      const double* by = left + i - first;
+#pragma omp simd
+      for (int64_t k = 0; k < groups; ++k)
+        factor[k] = static_cast<Real>(by[k] * factor[k] / (1 + all.levels.ridge[k]));
+      all.scale(i, groups, factor);
+    });
+}
+
+// The prox with a shared level that scales every feature, in two passes over all tasks.
+template <typename Real, typename Update>
+void scale_features(const ProxArgs<Real>& a, ParallelFor run, Update update) {
+  const TaskBlocks blocks(a.T, a.M * a.C);
+  Buffer<double> squares(blocks.count * a.M), left(a.M);
+  std::fill_n(squares.get(), blocks.count * a.M, 0.0);
+  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
+    add_squares(a, begin, end, squares.get() + b * a.M, update);
+  });
+  for (int64_t m = 0; m < a.M; ++m) {
+    double square = 0;
+    for (int64_t b = 0; b < blocks.count; ++b) square += squares.get()[b * a.M + m];
+    left.get()[m] = kept<double>(std::sqrt(square), at(a.penalty.shared, 0, m));
+  }
+  const auto scale = [&](int64_t, int64_t begin, int64_t end) {
+    scale_tasks(a, begin, end, left.get());
   };
-  std::fill_n(left, width, 0.0);
-  over([&](int64_t i, int64_t groups, int64_t k0) {
-    Real norm[kGroups], share[kGroups];
-    update(i * a.C, groups * a.C);
-    all.norms_and_shares(i, groups, norm, share);
-    for (int64_t k = 0; k < groups; ++k) {
-      const double rest = static_cast<double>(norm[k]) * share[k];
-      left[k0 + k] += rest * rest;
-    }
-  });
-  for (int64_t k = 0; k < width; ++k)
-    left[k] = kept<double>(std::sqrt(left[k]), at(a.penalty.shared, 0, m0 + k));
-  over([&](int64_t i, int64_t groups, int64_t k0) {
-    Real norm[kGroups], factor[kGroups];
-    std::fill_n(factor, groups, Real(1));
-    if (all.levels.groups) all.norms_and_shares(i, groups, norm, factor);
-    for (int64_t k = 0; k < groups; ++k)
-      factor[k] = static_cast<Real>(left[k0 + k] * factor[k] / (1 + all.levels.ridge[k]));
-    all.scale(i, groups, factor);
-  });
+  blocks.for_each(run, scale, true);
 }
 
 SPARSEDIS_END

@@ -109,21 +109,22 @@ def feature_usage(
     magnitude, tasks, features = call(_FeatureUsage, ns, weight)
     p, entropy, slope = entropy_of_usage(magnitude, floor)
     used = (tasks > 0).sum()
-    shared = (tasks > 1).sum() / used.clamp(min=1)
+    shared = (tasks > 1).sum() / used.clamp_min(1)
     return FeatureUsage(p, entropy, tasks, features, shared.to(p.dtype), slope)
 
 
 def entropy_of_usage(magnitude: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
     """Shares p (M,), the entropy (), and its slope (M,), from the magnitudes a (M,)."""
-    total = magnitude.sum()
-    total = torch.where(total > 0, total, torch.ones_like(total))
+    sum_of_all = magnitude.sum()
+    total = sum_of_all.clamp_min(torch.finfo(magnitude.dtype).tiny)
     p = magnitude / total
-    floored = (p + floor / max(len(p), 1)) / (1 + floor)
+    floored = (p + floor / max(len(p), 1)) / (1 + floor) if floor > 0 else p
     # The logarithm's slope at 0 is infinite: an unused feature takes no part in the gradient.
-    counts = (p > 0) | ((p > 0).any() if floor > 0 else False)
-    log = torch.where(counts, floored, 1.0).log()
-    entropy = torch.special.entr(torch.where(counts, floored, 1.0)).sum()
-    slope = torch.where(counts, (p * log).sum() - log, 0) / ((1 + floor) * total)
+    unused = (sum_of_all if floor > 0 else p) == 0
+    log = floored.masked_fill(unused, 1.0).log()
+    mean = (p * log).sum()
+    entropy = -(floored * log).sum() if floor > 0 else -mean
+    slope = (mean - log).masked_fill(unused, 0.0) / ((1 + floor) * total)
     return p, entropy, slope
 
 
