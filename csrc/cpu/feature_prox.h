@@ -181,13 +181,11 @@ class FeatureProx {
   void write() {
     over([&](int64_t k0, int64_t offset) {
       solve(k0);
+      columns.store(a.x + offset, [&](int64_t k) { return k0 + k < width && !roots.irregular[k]; });
       for (int k = 0; k < 8 && k0 + k < width; ++k) {
         Real* x = a.x + offset + k * a.C;
         const Real norm = static_cast<Real>(theta[k0 + k]);
-        if (roots.irregular[k])
-          solve_irregular(k0, k, offset, x);
-        else
-          columns.store(k, x);
+        if (roots.irregular[k]) solve_irregular(k0, k, offset, x);
         for (int64_t c = 0; c < a.C; ++c) x[c] = norm == 0 ? Real(0) : norm * x[c];
       }
     });

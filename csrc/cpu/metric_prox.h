@@ -95,13 +95,38 @@ struct Columns {
   Buffer<Real> storage{16 * C};
   Real *u = storage.get(), *curvature = u + 8 * C;
 
+  // Calls body(first) for blocks of eight columns, of which the last may overlap.
+  template <typename F>
+  void over_blocks(F body) const {
+    for (int64_t c = 0; c < C; c += 8) body(std::min(c, C - 8));
+  }
+  // The columns of `count` groups at x.
+  void take(const Real* x, int64_t count, Real* columns) const {
+    if (count < 8 || C < 8) {
+      for (int64_t c = 0; c < C; ++c) {
+        Vector column = E::at(columns + 8 * c);
+        gather(x + c, C, count, column);
+        E::at(columns + 8 * c) = column;
+      }
+    } else {
+      over_blocks([&](int64_t first) {
+        Vector block[8];
+        for (int k = 0; k < 8; ++k) block[k] = E::at(x + k * C + first);
+        E::transpose(block);
+        for (int k = 0; k < 8; ++k) E::at(columns + 8 * (first + k)) = block[k];
+      });
+    }
+  }
   // Groups beyond `count` are of zeros. Without a metric d is 1.
   void load(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at, int64_t k0) {
     const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
+    if (count < 8) std::fill_n(u, 8 * C, Real(0));
+    if (count < 8 || !metric) std::fill_n(curvature, 8 * C, Real(1));
+    take(v, count, u);
+    if (metric) take(metric, count, curvature);
     for (int64_t c = 0; c < C; ++c) {
-      Vector d = Vector{} + 1, w{};
-      gather(v + c, C, count, w);
-      if (metric) gather(metric + c, C, count, d);
+      const Vector d = E::at(curvature + 8 * c);
+      Vector w = E::at(u + 8 * c);
       w *= d;
       shrink(w, low, high);
       E::at(u + 8 * c) = w;
@@ -130,8 +155,21 @@ struct Columns {
   void solve(const Vector& r, const Vector& level) {
     for (int64_t c = 0; c < C; ++c) E::at(u + 8 * c) *= r / (E::at(curvature + 8 * c) * r + level);
   }
-  void store(int64_t k, Real* x) const {
-    for (int64_t c = 0; c < C; ++c) x[c] = u[8 * c + k];
+  // The groups k of x for which `wanted(k)`.
+  template <typename F>
+  void store(Real* x, F wanted) const {
+    if (C < 8) {
+      for (int64_t k = 0; k < 8; ++k)
+        for (int64_t c = 0; c < C && wanted(k); ++c) x[k * C + c] = u[8 * c + k];
+    } else {
+      over_blocks([&](int64_t first) {
+        Vector block[8];
+        for (int k = 0; k < 8; ++k) block[k] = E::at(u + 8 * (first + k));
+        E::transpose(block);
+        for (int k = 0; k < 8; ++k)
+          if (wanted(k)) E::at(x + k * C + first) = block[k];
+      });
+    }
   }
 };
 
@@ -156,10 +194,11 @@ void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<
   roots.level = Eight<Real>::at(at.group + k0);
   columns.load(v, metric, count, at, k0);
   solve_columns(columns, roots);
+  columns.store(x, [&](int64_t k) { return k < count && !roots.irregular[k]; });
   for (int64_t k = 0; k < count; ++k) {
     const int64_t at_k = k * columns.C;
-    roots.irregular[k] ? solve_irregular(at, k0 + k, v + at_k, metric + at_k, columns.C, x + at_k)
-                       : columns.store(k, x + at_k);
+    if (roots.irregular[k])
+      solve_irregular(at, k0 + k, v + at_k, metric + at_k, columns.C, x + at_k);
   }
 }
 

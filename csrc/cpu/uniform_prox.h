@@ -32,6 +32,7 @@ constexpr Real kNear = sizeof(Real) == 4 ? Real(1e-5) : Real(0);
 template <typename Real>
 struct Levels {
   Real l1[kGroups] = {}, low[kGroups] = {}, group[kGroups] = {}, ridge[kGroups] = {};
+  Real rest[kGroups] = {};     // 1 / (1 + ridge), what the ridge leaves of a group
   bool same;                   // everywhere
   bool entries, groups, tiny;  // thresholded by entries, by groups; by next to nothing
 
@@ -46,6 +47,7 @@ struct Levels {
       typename E::Vector &high = E::at(l1 + k), &level = E::at(group + k);
       if (C == 1) high += level, level = zero;  // an entry has both thresholds at once
       E::at(low + k) = p.nonneg ? lowest : -high;
+      E::at(rest + k) = 1 / (1 + E::at(ridge + k));
       some |= high > zero, grouped |= level > zero;
       faint |= (level > zero) & (level < kLeastStrength<Real>);
     }
@@ -366,8 +368,8 @@ __attribute__((noinline)) void prox_each(const Real* v, int64_t C, const Levels<
   Real share[kGroups];
   shares<entries>(v, C, at, k0, groups, norm, share);
   for (int64_t k = 0; k < groups; ++k)
-    scale_one<entries>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k],
-                       share[k] / (1 + at.ridge[k0 + k]), x + k * C);
+    scale_one<entries>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k], share[k] * at.rest[k0 + k],
+                       x + k * C);
 }
 
 // The prox of short groups, as many as a vector has lanes; their entries are read once.
@@ -391,8 +393,7 @@ inline void prox_short(const Real* v, const Levels<Real>& at, int64_t k0, Real* 
   for (int64_t k = 0; k < lanes; ++k) norm[k] = std::sqrt(norm[k]);
   if (any_near(norm, at.group + k0, lanes)) return prox_each<entries>(v, C, at, k0, lanes, norm, x);
 #pragma omp simd
-  for (int64_t k = 0; k < lanes; ++k)
-    factor[k] = kept(norm[k], at.group[k0 + k]) / (1 + at.ridge[k0 + k]);
+  for (int64_t k = 0; k < lanes; ++k) factor[k] = kept(norm[k], at.group[k0 + k]) * at.rest[k0 + k];
   Short::for_each_vector([&](auto i) {
     Vector by;
     Short::template spread<i>(Short::at(factor), by);
@@ -474,13 +475,13 @@ struct Groups {
     std::fill_n(factor, groups, Real(1));
     if (levels.groups) norms_and_shares(index, groups, norm, factor);
 #pragma omp simd
-    for (int64_t k = 0; k < groups; ++k) factor[k] /= 1 + levels.ridge[k];
+    for (int64_t k = 0; k < groups; ++k) factor[k] *= levels.rest[k];
     scale(index, groups, factor);
   }
   void prox_entries(const Real* v, int64_t count, Real* x) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; ++k)
-      x[k] = shrunk<true>(v[k], levels.low[k], levels.l1[k]) / (1 + levels.ridge[k]);
+      x[k] = shrunk<true>(v[k], levels.low[k], levels.l1[k]) * levels.rest[k];
   }
   void scale(int64_t index, int64_t groups, const Real* factor) const {
     const Real* v = a.v + index * a.C;
@@ -523,7 +524,7 @@ void scale_tasks(const ProxArgs<Real>& a, int64_t begin, int64_t end, const doub
       const double* by = left + i - first;
 #pragma omp simd
       for (int64_t k = 0; k < groups; ++k)
-        factor[k] = static_cast<Real>(by[k] * factor[k] / (1 + all.levels.ridge[k]));
+        factor[k] = static_cast<Real>(by[k] * factor[k] * all.levels.rest[k]);
       all.scale(i, groups, factor);
     });
 }
