@@ -33,6 +33,12 @@ struct Eight {
 #endif
   }
 
+  // Lane j of x in all lanes.
+  template <int j>
+  static void spread(const Vector& x, Vector& out) {
+    out = SPARSEDIS_SHUFFLE(Mask, x, x, j, j, j, j, j, j, j, j);
+  }
+
   static void root(const Vector& x, Vector& out) {
     out = x;
     Real* roots = reinterpret_cast<Real*>(&out);
@@ -45,12 +51,6 @@ struct Eight {
 #pragma omp simd reduction(| : some)
     for (int i = 0; i < 8; ++i) some |= mask[i];
     return some != 0;
-  }
-
-  static Real sum(const Vector& x) {
-    const Vector four = x + SPARSEDIS_SHUFFLE(Mask, x, x, 4, 5, 6, 7, 0, 1, 2, 3);
-    const Vector two = four + SPARSEDIS_SHUFFLE(Mask, four, four, 2, 3, 0, 1, 6, 7, 4, 5);
-    return two[0] + two[1];
   }
 
   // sums[k] = the sum of x[k], for eight rows at once. Halves of vectors are shuffled alike, from

@@ -8,11 +8,10 @@ SPARSEDIS_BEGIN
 // What passes of block coordinate descent need of every feature.
 template <typename Real>
 struct PassWork {
-  int64_t vectors = 1;              // that hold the outputs of a feature
-  Buffer<Real> W, room;             // feature by feature, of all of them and of some
+  Buffer<Real> room, moves;         // of features that move together
   Buffer<Real> curvature, l1, low;  // of the loss; the thresholds above 0 and below
-  Buffer<Real> level, held;         // 1 / group and 1; 1 and 0 without a group strength
-  Buffer<char> live;                // whether its weights are not all 0
+  Buffer<Real> level, held,
+      taken;  // 1 / group, 1 and the inverse curvature; 1, 0 and 0 without one
 };
 
 // Columns are the set's features, `ld` apart per output: W and q are (C, ld), G is (size, ld).
