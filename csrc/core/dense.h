@@ -49,16 +49,16 @@ inline void axpy(Y alpha, const X* x, Y* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += alpha * static_cast<Y>(x[i]);
 }
 
-// Two vectors of `Sum` from consecutive values of another type or the same.
+// A vector of `Sum` from consecutive values of another type or the same.
 template <typename Sum, typename Value>
 inline typename Simd<Sum>::Vector load_vector(const Value* from) {
   if constexpr (sizeof(Value) == sizeof(Sum)) {
     return *reinterpret_cast<const typename Simd<Sum>::Vector*>(from);
-  } else {
-    typedef Value Narrow __attribute__((vector_size(kVectorBytes / sizeof(Sum) * sizeof(Value)),
-                                        aligned(alignof(Value)), may_alias));
-    return __builtin_convertvector(*reinterpret_cast<const Narrow*>(from),
-                                   typename Simd<Sum>::Vector);
+  } else {  // lane by lane, of which GCC makes one conversion; of a vector's it makes two
+    typename Simd<Sum>::Vector out;
+#pragma GCC unroll 8
+    for (int i = 0; i < Simd<Sum>::kLanes; ++i) out[i] = static_cast<Sum>(from[i]);
+    return out;
   }
 }
 

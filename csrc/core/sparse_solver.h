@@ -17,7 +17,7 @@ struct SparseWork {
   WorkingSet<Real> set;
   NewtonWork<Real> newton;
   Buffer<Real> R, g, W, pull;  // (C, lds), (C, ld) three times; pull = A'B
-  Buffer<double> R64, g64;
+  Buffer<double> W64, R64, g64;
   int64_t steps = 0, max_steps = 0;
 
   // A'B where it is of use.
@@ -73,28 +73,38 @@ inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum*
   return relative_gap(task, W, R, g);
 }
 
-// R = B - Z W of the set, (C, lds).
+// R = B - Z W of the set, (C, lds), for its weights in the type of the sums.
 template <typename Sum, typename Real>
-inline void set_residual(const Task<Real>& task, const WorkingSet<Real>& ws, Sum* R) {
+inline void set_residual(const Task<Real>& task, const WorkingSet<Real>& ws, const Sum* W, Sum* R) {
   const int64_t lds = task.lds;
-  multiply(ws.W.get(), ws.C, ws.ld, ws.size, ws.Zt.get(), lds, lds, R, lds);
+  multiply(W, ws.C, ws.ld, ws.size, ws.Zt.get(), lds, lds, R, lds);
   const Real* B = task.B.get();
 #pragma omp simd
   for (int64_t i = 0; i < ws.C * lds; ++i) R[i] = static_cast<Sum>(B[i]) - R[i];
 }
 
-// The gap of the current weights; computed in `Real`, and once that meets `tol`, in double.
+// The gap of the current weights, computed in `Real`.
 template <typename Real>
-inline double refresh(const Task<Real>& task, double tol, SparseWork<Real>& work) {
-  const int64_t rows = task.C * task.lds, columns = task.C * task.ld;
-  Real *R = work.R.reserve(rows), *g = work.g.reserve(columns);
+inline double estimate(const Task<Real>& task, SparseWork<Real>& work) {
+  Real *R = work.R.reserve(task.C * task.lds), *g = work.g.reserve(task.C * task.ld);
   scatter_weights(work.set, task.ld, work.W.get());
-  set_residual(task, work.set, R);
-  double gap = full_gap(task, work.W.get(), R, g);
-  if (sizeof(Real) == 8 || gap > tol) return gap;
-  double *R64 = work.R64.reserve(rows), *g64 = work.g64.reserve(columns);
-  set_residual(task, work.set, R64);
-  gap = full_gap(task, work.W.get(), R64, g64);
+  set_residual(task, work.set, work.set.W.get(), R);
+  return full_gap(task, work.W.get(), R, g);
+}
+
+// The same in double sums.
+template <typename Real>
+inline double certify(const Task<Real>& task, SparseWork<Real>& work) {
+  if (sizeof(Real) == 8) return estimate(task, work);
+  const WorkingSet<Real>& ws = work.set;
+  const int64_t weights = ws.C * ws.ld, columns = task.C * task.ld;
+  double *W64 = work.W64.reserve(weights), *R64 = work.R64.reserve(task.C * task.lds),
+         *g64 = work.g64.reserve(columns);
+  scatter_weights(ws, task.ld, work.W.get());
+  std::copy_n(ws.W.get(), weights, W64);
+  set_residual(task, ws, W64, R64);
+  const double gap = full_gap(task, work.W.get(), R64, g64);
+  Real* g = work.g.reserve(columns);
   for (int64_t i = 0; i < columns; ++i) g[i] = static_cast<Real>(g64[i]);
   return gap;
 }
@@ -211,7 +221,10 @@ inline void start_set(const Task<Real>& task, const Real* init, const Real* all_
 // The gap at the start, and g = A'R.
 template <typename Real>
 inline double start_gap(const Task<Real>& task, bool warm, double tol, SparseWork<Real>& work) {
-  if (warm) return refresh(task, tol, work);
+  if (warm) {
+    const double gap = estimate(task, work);
+    return gap > tol ? gap : certify(task, work);
+  }
   const int64_t columns = task.C * task.ld;
   std::copy_n(work.pull.get(), columns, work.g.reserve(columns));
   std::fill_n(work.W.get(), columns, Real(0));
@@ -229,7 +242,7 @@ inline void correlate(const Task<Real>& task, SparseWork<Real>& work) {
     return;
   }
   Real* R = work.R.reserve(task.C * task.lds);
-  set_residual(task, ws, R);
+  set_residual(task, ws, ws.W.get(), R);
   multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, work.g.get(), task.ld);
 }
 
@@ -266,11 +279,10 @@ inline double solve_sparse(const Task<Real>& task, const Real* init, double tol,
     load_correlations(task, work);
     solve_set(work, rhythm_of(warm, all, task.C), target);
     const double previous = gap;
-    gap = refresh(task, tol, work);
+    gap = certify(task, work);
     if (!grew && gap > previous / 2) target /= 2;
   } while (gap > tol && work.steps < max_steps);
-  // A gap that is reported is one of double sums, also where it is not small enough.
-  return gap > tol ? refresh(task, std::numeric_limits<double>::infinity(), work) : gap;
+  return gap;
 }
 
 SPARSEDIS_END

@@ -172,7 +172,7 @@ struct Solve {
     load_penalty(penalty<double>(levels), 0, task);
     work.W.reserve(task.C * task.ld);
     start_set<double>(task, start.data(), nullptr, work);
-    refresh(task, 0.0, work);
+    estimate(task, work);
     load_correlations(task, work);
   }
 
