@@ -56,20 +56,21 @@ inline void weighted_mean(const Real* x, const double* p, int64_t n, int64_t wid
   std::fill_n(mean, width, 0.0);
   const int64_t heaviest = std::max_element(p, p + n) - p;
   if (!wanted || n == 0 || p[heaviest] == 0) return;
-  const auto add_columns = [=](int64_t j, auto count) {  // whose sums stay in registers
-    const Real *rows = x + j, *anchor = rows + heaviest * width;
-    double sum[count] = {};
-    for (int64_t i = 0; i < n; ++i)
+  const Real* anchor = x + heaviest * width;
+  const auto add_rows = [=](int64_t i, auto count) {
+    const Real* rows = x + i * width;
 #pragma omp simd
+    for (int64_t j = 0; j < width; ++j) {
+      double sum = mean[j];
       for (int k = 0; k < count; ++k)
-        sum[k] += p[i] * (static_cast<double>(rows[i * width + k]) - anchor[k]);
-    for (int k = 0; k < count; ++k) mean[j + k] = anchor[k] + sum[k];
+        sum += p[i + k] * (static_cast<double>(rows[k * width + j]) - anchor[j]);
+      mean[j] = sum;
+    }
   };
-  constexpr int64_t block = 4 * Simd<double>::kLanes;
-  int64_t j = 0;
-  for (; j + block <= width; j += block) add_columns(j, std::integral_constant<int, block>());
-  for (; j + 4 <= width; j += 4) add_columns(j, std::integral_constant<int, 4>());
-  for (; j < width; ++j) add_columns(j, std::integral_constant<int, 1>());
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) add_rows(i, std::integral_constant<int, 4>());
+  for (; i < n; ++i) add_rows(i, std::integral_constant<int, 1>());
+  for (int64_t j = 0; j < width; ++j) mean[j] += anchor[j];
 }
 
 template <typename Real, typename Compute>
