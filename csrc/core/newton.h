@@ -62,9 +62,10 @@ inline void gather_gram(const WorkingSet<Real>& ws, SupportSystem<Real>& s) {
   for (int64_t a = 0; a < s.S; ++a) {
     const Real* from = ws.G.get() + s.row.get()[a] * ws.ld;
     Real* row = s.G.get() + a * s.ld;
-    for (int64_t b = 0; b < s.S; ++b) row[b] = from[s.row.get()[b]];
+    for (int64_t b = 0; b <= a; ++b) row[b] = from[s.row.get()[b]];
     std::fill(row + s.S, row + s.ld, Real(0));
   }
+  mirror(0, s.S, s.G.get(), s.ld);
 }
 
 // r = -gradient on the live entries.

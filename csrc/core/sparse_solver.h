@@ -7,8 +7,7 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kPathStages = 8;          // geometric stages from the smallest zero strength down
-constexpr int64_t kPathPasses = 2;      // of a stage
+constexpr int kPathStages = 8;          // geometric, a pass each, from the least zero strength down
 constexpr int64_t kRefreshRounds = 30;  // rounds after which q is formed anew from the data
 constexpr double kInnerShare = 0.8;     // the set is solved to this share of the tolerance
 
@@ -40,9 +39,10 @@ inline bool works_on_all(const Task<Real>& task) {
 }
 
 inline Rhythm rhythm_of(bool warm, bool all, int64_t C) {
-  if (warm) return {2, 2, true};
-  if (all) return {C > 1 ? 7 : 12, C > 1 ? 7 : 4, false};
-  return {C > 1 ? 4 : 2, C > 1 ? 4 : 2, false};
+  // Conjugate gradients are cheap where there are samples enough for every feature.
+  if (warm) return {2, 2, !all};
+  if (C > 1) return {10, 5, false};
+  return {all ? 20 : 2, all ? 4 : 2, false};
 }
 
 // W of the set, spread over all features: (C, task.ld).
@@ -246,7 +246,7 @@ inline void correlate(const Task<Real>& task, SparseWork<Real>& work) {
   multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, work.g.get(), task.ld);
 }
 
-// From W = 0 down to the penalty through stages of some passes each, so that the set never holds
+// From W = 0 down to the penalty through stages of a pass each, so that the set never holds
 // many more features than its stage has.
 template <typename Real>
 inline void follow_path(const Task<Real>& task, const Real* all_features, SparseWork<Real>& work) {
@@ -255,7 +255,7 @@ inline void follow_path(const Task<Real>& task, const Real* all_features, Sparse
     work.set.scale = std::pow(start, 1.0 - stage / (kPathStages + 1.0));
     take_violators(task, all_features, work);
     load_correlations(task, work);
-    passes(work, kPathPasses);
+    passes(work, 1);
     correlate(task, work);
   }
   work.set.scale = 1;
