@@ -117,22 +117,23 @@ struct Tile {
   }
 };
 
-// G[a:a+rows, b:b+tile] = Z[:, a:a+rows]' Z[:, b:b+tile] for kGramRows rows, summed in blocks of
-// rows so that float32 sums over many samples keep their accuracy.
+// Rows of a Gram matrix's factor that are summed before the next ones: so few that the columns of a
+// tile stay in the first cache, whatever the stride, and that float32 sums keep their accuracy.
+constexpr int64_t kGramBlock = 64;
+
+// G[a:a+rows, b:b+tile] = Z[:, a:a+rows]' Z[:, b:b+tile] for kGramRows rows of G and up to
+// kGramBlock of Z; added to what is there, unless these are the `first` rows of Z.
 template <typename Real>
-inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b, Real* G,
-                      int64_t ldg) {
-  constexpr int64_t block = 256;
-  Tile<kGramRows, Real> total;
-  total.clear();
-  total.accumulate(Z + a, ld, 1, Z + b, ld, std::min(block, n));
-  for (int64_t i = block; i < n; i += block) {
-    Tile<kGramRows, Real> part;
-    part.clear();
-    part.accumulate(Z + i * ld + a, ld, 1, Z + i * ld + b, ld, std::min(block, n - i));
-    total.add(1, part);
+inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b, bool first,
+                      Real* G, int64_t ldg) {
+  Tile<kGramRows, Real> part, before;
+  part.clear();
+  part.accumulate(Z + a, ld, 1, Z + b, ld, n);
+  if (!first) {
+    before.load(G + a * ldg + b, ldg);
+    part.add(1, before);
   }
-  total.store(G + a * ldg + b, ldg);
+  part.store(G + a * ldg + b, ldg);
 }
 
 #ifdef __clang__
@@ -191,8 +192,10 @@ template <typename Real>
 inline void gram_columns(const Real* Z, int64_t n, int64_t ld, int64_t begin, int64_t end, Real* G,
                          int64_t ldg) {
   constexpr int64_t tile = Simd<Real>::kTile;
-  for (int64_t a = begin / kGramRows * kGramRows; a < end; a += kGramRows)
-    for (int64_t b = 0; b < a + kGramRows; b += tile) gram_tile(Z, n, ld, a, b, G, ldg);
+  for (int64_t i = 0; i < std::max<int64_t>(n, 1); i += kGramBlock)
+    for (int64_t a = begin / kGramRows * kGramRows; a < end; a += kGramRows)
+      for (int64_t b = 0; b < a + kGramRows; b += tile)
+        gram_tile(Z + i * ld, std::min(kGramBlock, n - i), ld, a, b, i == 0, G, ldg);
   mirror(begin, end, G, ldg);
 }
 
