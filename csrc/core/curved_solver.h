@@ -215,7 +215,7 @@ inline void solve_curved_set(CurvedSolve<Real>& solve, double target, bool one_r
 template <typename Real>
 inline void start_curved(CurvedSolve<Real>& solve, const Real* init) {
   WorkingSet<Real>& ws = solve.sparse.set;
-  start_set(solve.task, init, solve.all_features, solve.sparse);
+  start_set(solve.task, init, works_on_all(solve.task), solve.all_features, solve.sparse);
   for (int64_t c = 0; c < ws.C; ++c)
     for (int64_t k = 0; k < ws.size; ++k) {
       Real& w = ws.W.get()[c * ws.ld + k];

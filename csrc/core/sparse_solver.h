@@ -17,6 +17,7 @@ struct SparseWork {
   NewtonWork<Real> newton;
   Buffer<Real> R, g, W, pull;  // (C, lds), (C, ld) three times; pull = A'B
   Buffer<double> W64, R64, g64;
+  Buffer<int64_t> pulled;  // from zero
   int64_t steps = 0, max_steps = 0;
 
   // A'B where it is of use.
@@ -152,16 +153,20 @@ inline bool take_violators(const Task<Real>& task, const Real* all_features,
                            SparseWork<Real>& work) {
   WorkingSet<Real>& ws = work.set;
   const TaskPenalty<Real>& p = task.penalty;
-  int64_t begin = ws.size;
+  int64_t *pulled = work.pulled.reserve(task.M), count = 0;
   for_each_norm(p, work.g.get(), task.M, task.C, task.ld, ws.scale, [&](int64_t j, double pull) {
-    if (ws.member.get()[j] || !(pull > ws.scale * p.group[j])) return;
+    pulled[count] = j;  // whether to keep it is no branch, which would often be mispredicted
+    count += !ws.member.get()[j] & (pull > ws.scale * p.group[j]);
+  });
+  int64_t begin = ws.size;
+  for (int64_t i = 0; i < count; ++i) {
     if (ws.size == ws.ld) {
       load_columns(ws, task, begin, work.target(task), all_features);
       make_room(task, all_features, work);
       begin = ws.size;
     }
-    append(ws, task, j);
-  });
+    append(ws, task, pulled[i]);
+  }
   const bool any = ws.size > begin;
   load_columns(ws, task, begin, work.target(task), all_features);
   return any;
@@ -198,10 +203,9 @@ inline void solve_set(SparseWork<Real>& work, Rhythm rhythm, double target) {
 
 // Starts the set: all features, or the support of the warm start.
 template <typename Real>
-inline void start_set(const Task<Real>& task, const Real* init, const Real* all_features,
+inline void start_set(const Task<Real>& task, const Real* init, bool all, const Real* all_features,
                       SparseWork<Real>& work) {
   WorkingSet<Real>& ws = work.set;
-  const bool all = works_on_all(task);
   if (task.loss == kSquared)
     multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.ld, task.ld,
              work.pull.reserve(task.C * task.ld), task.ld);
@@ -266,11 +270,10 @@ inline void follow_path(const Task<Real>& task, const Real* all_features, Sparse
 template <typename Real>
 inline double solve_sparse(const Task<Real>& task, const Real* init, double tol, int64_t max_steps,
                            const Real* all_features, SparseWork<Real>& work) {
-  const bool all = works_on_all(task);
+  const bool all = works_on_all(task), warm = init && sum_of_squares(init, task.M * task.C) > 0;
   work.steps = 0, work.max_steps = max_steps;
   work.W.reserve(task.C * task.ld);
-  start_set(task, init, all_features, work);
-  const bool warm = sum_of_squares(work.set.W.get(), task.C * work.set.ld) > 0;
+  start_set(task, init, all && !warm, all_features, work);
   double gap = start_gap(task, warm, tol, work), target = kInnerShare * tol;
   if (gap <= tol) return gap;
   if (!warm) follow_path(task, all_features, work);

@@ -195,9 +195,12 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
       if (s.live.get()[c * s.ld + j]) kept.get()[k++] = j;
     if (factored < 0 || !s.all_live) {
       for (int64_t a = 0; a < k; ++a) {
-        const int64_t j = kept.get()[a];
-        for (int64_t b = a; b < k; ++b) U[a * s.ld + b] = s.G.get()[j * s.ld + kept.get()[b]];
-        U[a * s.ld + a] += s.e.get()[j];
+        const Real* row = s.G.get() + kept.get()[a] * s.ld;
+        if (s.all_live)
+          std::copy(row + a, row + k, U + a * s.ld + a);
+        else
+          for (int64_t b = a; b < k; ++b) U[a * s.ld + b] = row[kept.get()[b]];
+        U[a * s.ld + a] += s.e.get()[kept.get()[a]];
       }
       if (!cholesky(U, k, s.ld)) return false;
       factored = c;

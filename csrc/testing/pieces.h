@@ -171,7 +171,7 @@ struct Solve {
               task);
     load_penalty(penalty<double>(levels), 0, task);
     work.W.reserve(task.C * task.ld);
-    start_set<double>(task, start.data(), nullptr, work);
+    start_set<double>(task, start.data(), works_on_all(task), nullptr, work);
     estimate(task, work);
     load_correlations(task, work);
   }
