@@ -55,7 +55,7 @@ inline typename Simd<Sum>::Vector load_vector(const Value* from) {
   if constexpr (sizeof(Value) == sizeof(Sum)) {
     return *reinterpret_cast<const typename Simd<Sum>::Vector*>(from);
   } else {  // lane by lane, of which GCC makes one conversion; of a vector's it makes two
-    typename Simd<Sum>::Vector out;
+    typename Simd<Sum>::Vector out{};
 #pragma GCC unroll 8
     for (int i = 0; i < Simd<Sum>::kLanes; ++i) out[i] = static_cast<Sum>(from[i]);
     return out;
