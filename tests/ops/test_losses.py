@@ -489,7 +489,10 @@ def test_half_precision_distributions_are_as_fast_as_exact_ones(dtype):
     exact = wide / wide.sum(2, keepdim=True)
     single = sk.fit_heads(z.to(dtype).float(), exact, penalty, loss="multinomial", tol=1e-4)
     assert half.n_iter.tolist() == single.n_iter.tolist()
-    assert torch.equal(half.weight, single.weight.to(dtype))
+    # Rows that differ by a bit of float32 give weights that differ by some: one unit of the dtype
+    # where they lie on either side of a boundary of rounding.
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(half.weight, single.weight.to(dtype), rtol=unit, atol=1e-6)
 
 
 def test_the_gradient_is_that_of_the_divided_rows():
