@@ -183,7 +183,7 @@ struct Adjoint {
       return -m.root[i] * memory.product[i * C + c];
     });
     task.block.each(C, [&](int64_t c) { memory.answer[c] += pull ? pull[c] : 0.0; });
-    solve_spd(task.block, m.H, C, 1, memory.answer);
+    solve_spd(task.block, m.H, C, 1, memory.answer, Square{C});
   }
 
   // product += sqrt(p) Q answer
@@ -309,7 +309,7 @@ struct Adjoint {
     if (!biased()) return;
     const int64_t C = task.in.C;
     load_bias_system(task);
-    factor_spd(task.block, task.memory.H, C);
+    factor_spd(task.block, task.memory.H, C, Square{C});
     task.block.each(task.in.n * C, [&](int64_t k) { memory.product[k] = 0; });
     answer_bias(memory.grad_bias);
     add_answer();
@@ -349,22 +349,34 @@ struct Adjoint {
     return static_cast<double>(task.in.z[i * task.in.M + j]) - task.memory.zbar[j];
   }
 
+  // (z_i - zbar) V of a sample, from what has sqrt(p_i) before it, so that samples on the chip are
+  // not read again; a sample of no weight is.
+  template <typename V>
+  __device__ double unweighted(int64_t i, double weighted, V v) const {
+    const double root = task.memory.root[i];
+    if (root > 0) return weighted / root;
+    double sum = 0;
+    for (int64_t a = 0; a < support(); ++a) sum += raw(i, memory.row[a]) * v(a);
+    return sum;
+  }
+
   // q_i = (z_i - zbar) U + answer into `product`, r_i = mean_i - y_i into R, and grad_p.
   __device__ void load_responses() const {
     const TaskMemory<double>& m = task.memory;
     const int64_t n = task.in.n, C = task.in.C, S = support();
-    const auto features = [&](int64_t i, int64_t a) { return raw(i, memory.row[a]); };
-    multiply(
-        task.block, n, S, C, memory.partial, features,
-        [&](int64_t a, int64_t c) { return memory.x[a * C + c]; },
-        [&](int64_t i, int64_t c, double sum) {
-          memory.product[i * C + c] = sum + memory.answer[c];
-        });
+    const auto features = [&](int64_t i, int64_t a) { return task.a(i, memory.row[a]); };
+    const auto U = [&](int64_t a, int64_t c) { return memory.x[a * C + c]; };
+    const auto W = [&](int64_t a, int64_t c) { return m.W[memory.row[a] * C + c]; };
     double* scores = squared() ? m.R : m.S;
-    multiply(
-        task.block, n, S, C, memory.partial, features,
-        [&](int64_t a, int64_t c) { return m.W[memory.row[a] * C + c]; },
-        [&](int64_t i, int64_t c, double sum) { scores[i * C + c] = sum; });
+    multiply(task.block, n, S, C, memory.partial, features, U,
+             [&](int64_t i, int64_t c, double sum) {
+               const auto column = [&](int64_t a) { return U(a, c); };
+               memory.product[i * C + c] = unweighted(i, sum, column) + memory.answer[c];
+             });
+    multiply(task.block, n, S, C, memory.partial, features, W,
+             [&](int64_t i, int64_t c, double sum) {
+               scores[i * C + c] = unweighted(i, sum, [&](int64_t a) { return W(a, c); });
+             });
     Block::sync();
     task.block.each(n, [&](int64_t i) {
       if (!squared()) mean_of(task, m.S, m.bias, i);
@@ -375,7 +387,10 @@ struct Adjoint {
         grad -= m.R[k] * memory.product[k];
       }
       for (int64_t a = 0; a < S; ++a)
-        if (memory.floor[a] != 0) grad += memory.floor[a] * features(i, a) * features(i, a);
+        if (memory.floor[a] != 0) {
+          const double x = raw(i, memory.row[a]);
+          grad += memory.floor[a] * x * x;
+        }
       memory.grad_p[i] = grad;
     });
   }

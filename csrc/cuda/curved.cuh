@@ -117,9 +117,9 @@ __device__ double bias_step(const BlockTask<Compute, Real>& task) {
   const TaskMemory<Compute>& memory = task.memory;
   const int64_t C = task.in.C;
   load_bias_system(task);
-  if (!factor_spd(task.block, memory.H, C)) return 0;
+  if (!factor_spd(task.block, memory.H, C, Square{C})) return 0;
   task.block.each(C, [&](int64_t c) { memory.step[c] = memory.gradient[c]; });
-  solve_spd(task.block, memory.H, C, 1, memory.step);
+  solve_spd(task.block, memory.H, C, 1, memory.step, Square{C});
   return task.block.sum(C, [&](int64_t c) { return memory.step[c] * memory.gradient[c]; });
 }
 

@@ -29,10 +29,10 @@ struct ProximalMemory {
 
 // What ridge keeps of a task: the system of the smaller side, and its right sides.
 struct RidgeMemory {
-  double *K, *x;  // (N, N), (N, C)
+  double *K, *x;  // the lower half of (N, N), row after row; (N, C)
 
   SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t C) {
-    K = arena.take<double>(N * N), x = arena.take<double>(N * C);
+    K = arena.take<double>(packed_numbers(N)), x = arena.take<double>(N * C);
   }
 };
 

@@ -20,13 +20,14 @@ __device__ bool solve_ridge(const BlockTask<Compute, Real>& task, const RidgeMem
   const int64_t N = dual ? n : M;
   const double* ridge = task.memory.ridge;
   double *K = system.K, *x = system.x;
+  const Packed at;
   for (int64_t a = Block::warp(); a < N; a += kWarps)
     for (int64_t b = Block::lane(); b <= a; b += kWarp) {
       double sum = 0;
       for (int64_t k = 0; k < (dual ? M : n); ++k)
         sum += dual ? static_cast<double>(task.a(a, k)) * task.a(b, k) / ridge[k]
                     : static_cast<double>(task.a(k, a)) * task.a(k, b);
-      K[a * N + b] = sum + (a == b ? (dual ? 1.0 : ridge[a]) : 0.0);
+      K[at(a, b)] = sum + (a == b ? (dual ? 1.0 : ridge[a]) : 0.0);
     }
   if (dual)
     task.block.each(n * C, [&](int64_t k) { x[k] = task.b(k / C, k % C); });
@@ -34,8 +35,8 @@ __device__ bool solve_ridge(const BlockTask<Compute, Real>& task, const RidgeMem
     task.block.sum_rows(n, M * C, x, [&](int64_t i, int64_t k) {
       return static_cast<double>(task.a(i, k / C)) * task.b(i, k % C);
     });
-  if (!factor_spd(task.block, K, N)) return false;
-  solve_spd(task.block, K, N, C, x);
+  if (!factor_spd(task.block, K, N, at)) return false;
+  solve_spd(task.block, K, N, C, x, at);
   Compute* W = task.memory.W;
   if (!dual) {
     task.block.each(M * C, [&](int64_t k) { W[k] = static_cast<Compute>(x[k]); });

@@ -12,6 +12,9 @@ SPARSEDIS_HD inline int64_t row_numbers(int64_t C, int64_t loss) {
   return loss == kSquared ? 2 + 2 * C : 3 + 4 * C;
 }
 
+// Numbers of the lower half of N rows.
+SPARSEDIS_HD inline int64_t packed_numbers(int64_t N) { return N * (N + 1) / 2; }
+
 // From one sample on the chip to the next: odd, so that neither rows nor columns meet in a bank.
 SPARSEDIS_HD inline int64_t row_stride(int64_t M) { return M | 1; }
 

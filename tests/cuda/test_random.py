@@ -45,7 +45,10 @@ def test_backends_agree(seed):
     samples, loss = samples_of(draw), draw.choice(LOSSES)
     kind, dtype = draw.choice(list(HEAD_PENALTIES)), draw.choice([*RULES, torch.float64])
     capability, tol, of_reports, of_gradients = RULES[dtype]
+    if (kind, loss) == ("lasso", "multinomial"):  # l1 leaves a shift of all classes undetermined
+        kind = "elastic_net"
     inputs, names = inputs_of(samples, HEAD_PENALTIES[kind], loss)
+    inputs[2][..., : draw.randint(0, 2)] = 0  # samples of no weight
     z, y, weight, *levels = inputs = [x.to(dtype) for x in inputs]
     nonneg = HEAD_PENALTIES[kind].nonneg
     penalty = sk.Penalty(**dict(zip(names, levels, strict=True)), nonneg=nonneg)

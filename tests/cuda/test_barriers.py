@@ -1,0 +1,19 @@
+"""The committed table of barriers that were left out: consistent, and still true."""
+
+from tests.cuda import barriers
+from tests.cuda.executed import require_nvcc
+
+REMEASURED = "feature_stretch"
+
+
+def test_every_barrier_of_a_row_has_an_outcome():
+    rows = barriers.read()
+    assert list(rows) == [kernel for kernel in barriers.OPS if kernel in rows]
+    for row in rows.values():
+        kinds = [int(row[kind]) for kind in ("needed", "spare", "unreached")]
+        assert sum(kinds) == int(row["barriers"])
+
+
+def test_the_table_is_still_true():
+    require_nvcc()
+    assert barriers.measure(REMEASURED) == barriers.read()[REMEASURED]
