@@ -48,8 +48,8 @@ struct Cuda {
   }
 
  private:
-  template <typename Args, typename Plan>
-  static void run(const char* op, const Samples& s, const Args& args, Plan plan_of) {
+  template <typename Args, typename PlanOf>
+  static void run(const char* op, const Samples& s, const Args& args, PlanOf plan_of) {
     const int32_t device = s.z.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
     const int64_t rows = s.offsets ? s.z.size(0) : s.T() * args.samples.n;

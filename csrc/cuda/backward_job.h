@@ -38,15 +38,6 @@ struct AdjointMemory {
   }
 };
 
-template <typename Real>
-struct BackwardJob {
-  HeadsBackwardArgs<Real> args;
-  TaskBlocks blocks;
-  double* sums;  // of what tasks share: kPartialSums times (n, M) and (n), or null
-
-  SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
-};
-
 // Numbers of one of the sums that tasks share.
 template <typename Real>
 SPARSEDIS_HD int64_t shared_numbers(const HeadsBackwardArgs<Real>& a) {
@@ -63,24 +54,21 @@ inline int64_t sums_grid(int64_t numbers) {
 }
 
 template <typename Real>
-struct BackwardPlan {
-  BackwardJob<Real> job;
-  TaskPlan tasks;
-  int64_t sums_bytes;
-  std::vector<Launch> launches;
+struct BackwardJob {
+  HeadsBackwardArgs<Real> args;
+  TaskBlocks blocks;
+  double* sums;  // of what tasks share: kPartialSums times (n, M) and (n), or null
 
-  int64_t workspace_bytes() const { return tasks.workspace_bytes() + sums_bytes; }
-  void place(char* workspace) {
-    job.blocks = tasks.placed(workspace);
-    job.sums =
-        sums_bytes > 0 ? reinterpret_cast<double*>(workspace + tasks.workspace_bytes()) : nullptr;
+  SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
+  void place(const TaskBlocks& there, char* rest) {
+    blocks = there, sums = shared_numbers(args) > 0 ? reinterpret_cast<double*>(rest) : nullptr;
   }
 };
 
 // Gradients of tasks that no shared level couples; `rows` are the samples of all of them.
 template <typename Real>
-BackwardPlan<Real> plan_backward(const HeadsBackwardArgs<Real>& args, int64_t rows,
-                                 Machine machine) {
+Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64_t rows,
+                                      Machine machine) {
   const SamplesArgs<Real>& s = args.samples;
   if (s.one_design) machine.blocks = kPartialSums;
   const auto lay_out = [&](Arena& arena, int64_t n) {
@@ -93,7 +81,7 @@ BackwardPlan<Real> plan_backward(const HeadsBackwardArgs<Real>& args, int64_t ro
   const int64_t numbers = shared_numbers(args);
   std::vector<Launch> launches{tasks.launch("fit_heads_backward")};
   if (numbers > 0) launches.push_back({"add_sums", sums_grid(numbers), 0});
-  return {{args, tasks.blocks, nullptr}, tasks, sums_bytes(numbers), launches};
+  return {{args, {}, nullptr}, tasks, sums_bytes(numbers), launches};
 }
 
 SPARSEDIS_END

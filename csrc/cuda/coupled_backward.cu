@@ -13,6 +13,6 @@ SPARSEDIS_BEGIN
   DO(CoupledBackwardJob, adjoint_shared) \
   DO(CoupledBackwardJob, adjoint_sums)
 
-SPARSEDIS_KERNELS(CoupledBackwardPlan, CoupledBackwardJob, SPARSEDIS_ADJOINTS)
+SPARSEDIS_KERNELS(CoupledBackwardJob, SPARSEDIS_ADJOINTS)
 
 SPARSEDIS_END

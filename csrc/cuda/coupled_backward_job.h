@@ -27,32 +27,19 @@ struct CoupledBackwardJob {
   BackwardJob<Real> own;  // what tasks need that nothing couples
   char* coupled;          // CoupledBackwardMemory
 
+  void place(const TaskBlocks& there, char* rest) {
+    own.place(there, rest), coupled = rest + sums_bytes(shared_numbers(own.args));
+  }
   SPARSEDIS_HD CoupledBackwardMemory memory() const {
     Arena arena(nullptr, 0, coupled);
     return {arena, own.args.samples.T, own.args.samples.M};
   }
 };
 
-template <typename Real>
-struct CoupledBackwardPlan {
-  CoupledBackwardJob<Real> job;
-  TaskPlan tasks;
-  int64_t sums_bytes, coupled_bytes;
-  std::vector<Launch> launches;
-
-  int64_t workspace_bytes() const { return tasks.workspace_bytes() + sums_bytes + coupled_bytes; }
-  void place(char* workspace) {
-    job.own.blocks = tasks.placed(workspace);
-    char* sums = workspace + tasks.workspace_bytes();
-    job.own.sums = sums_bytes > 0 ? reinterpret_cast<double*>(sums) : nullptr;
-    job.coupled = sums + sums_bytes;
-  }
-};
-
 // `rows` are the samples of all tasks.
 template <typename Real>
-CoupledBackwardPlan<Real> plan_coupled_backward(const HeadsBackwardArgs<Real>& args, int64_t rows,
-                                                const Machine& machine) {
+Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Real>& args,
+                                                     int64_t rows, const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   const CoupledBackwardJob<Real> job{{args, {}, nullptr}, nullptr};
   const auto lay_out = [&](Arena& arena) {
@@ -74,7 +61,7 @@ CoupledBackwardPlan<Real> plan_coupled_backward(const HeadsBackwardArgs<Real>& a
   if (args.grad_shared) launches.push_back({"adjoint_shared", features, 0});
   const int64_t numbers = shared_numbers(args);
   if (numbers > 0) launches.push_back({"adjoint_sums", sums_grid(numbers), 0});
-  return {job, tasks, sums_bytes(numbers), coupled.sliced(), launches};
+  return {job, tasks, sums_bytes(numbers) + coupled.sliced(), launches};
 }
 
 SPARSEDIS_END

@@ -9,6 +9,6 @@ SPARSEDIS_BEGIN
   DO(CoupledFitJob, coupled_steps) \
   DO(CoupledFitJob, coupled_write)
 
-SPARSEDIS_KERNELS(CoupledFitPlan, CoupledFitJob, SPARSEDIS_COUPLED_FITS)
+SPARSEDIS_KERNELS(CoupledFitJob, SPARSEDIS_COUPLED_FITS)
 
 SPARSEDIS_END

@@ -36,30 +36,17 @@ struct CoupledFitJob {
 
   // g, weights and ridge lie with those of all tasks.
   SPARSEDIS_HD TaskNeeds needs() const { return {false, false, false}; }
+  void place(const TaskBlocks& there, char* rest) { blocks = there, coupled = rest; }
   SPARSEDIS_HD CoupledFitMemory memory() const {
     Arena arena(nullptr, 0, coupled);
     return {arena, args.samples.T, args.samples.M, args.samples.C};
   }
 };
 
-template <typename Real>
-struct CoupledFitPlan {
-  CoupledFitJob<Real> job;
-  TaskPlan tasks;
-  int64_t coupled_bytes;
-  std::vector<Launch> launches;
-
-  int64_t workspace_bytes() const { return tasks.workspace_bytes() + coupled_bytes; }
-  void place(char* workspace) {
-    job.blocks = tasks.placed(workspace);
-    job.coupled = workspace + tasks.workspace_bytes();
-  }
-};
-
 // `rows` are the samples of all tasks.
 template <typename Real>
-CoupledFitPlan<Real> plan_coupled_fit(const HeadsArgs<Real>& args, int64_t rows,
-                                      const Machine& machine) {
+Plan<CoupledFitJob<Real>> plan_coupled_fit(const HeadsArgs<Real>& args, int64_t rows,
+                                           const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   CoupledFitJob<Real> job{args, {}, nullptr};
   const auto lay_out = [&](Arena& arena) {

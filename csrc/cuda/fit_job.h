@@ -43,21 +43,12 @@ struct FitJob {
   int64_t unknowns;  // of ridge's systems, at most
 
   SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
-};
-
-template <typename Real>
-struct FitPlan {
-  FitJob<Real> job;
-  TaskPlan tasks;
-  std::vector<Launch> launches;
-
-  int64_t workspace_bytes() const { return tasks.workspace_bytes(); }
-  void place(char* workspace) { job.blocks = tasks.placed(workspace); }
+  void place(const TaskBlocks& there, char*) { blocks = there; }
 };
 
 // Heads of tasks that no shared level couples; `rows` are the samples of all of them.
 template <typename Real>
-FitPlan<Real> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine& machine) {
+Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   const bool ridge = s.loss == kSquared && !present(args.penalty.l1) &&
                      !present(args.penalty.group) && !args.penalty.nonneg;
@@ -71,7 +62,7 @@ FitPlan<Real> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine&
     return task.on_chip() && memory.image != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
-  return {{args, tasks.blocks, N}, tasks, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
+  return {{args, {}, N}, tasks, 0, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
 }
 
 SPARSEDIS_END

@@ -8,6 +8,6 @@ SPARSEDIS_BEGIN
   DO(BackwardJob, fit_heads_backward) \
   DO(BackwardJob, add_sums)
 
-SPARSEDIS_KERNELS(BackwardPlan, BackwardJob, SPARSEDIS_GRADIENTS)
+SPARSEDIS_KERNELS(BackwardJob, SPARSEDIS_GRADIENTS)
 
 SPARSEDIS_END

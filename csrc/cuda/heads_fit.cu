@@ -8,6 +8,6 @@ SPARSEDIS_BEGIN
   DO(FitJob, fit_ridge)    \
   DO(FitJob, fit_proximal)
 
-SPARSEDIS_KERNELS(FitPlan, FitJob, SPARSEDIS_FITS)
+SPARSEDIS_KERNELS(FitJob, SPARSEDIS_FITS)
 
 SPARSEDIS_END

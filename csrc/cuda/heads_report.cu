@@ -14,7 +14,7 @@ SPARSEDIS_BEGIN
   DO(ReportJob, coupled_gap)     \
   DO(ReportJob, coupled_lambda_max)
 
-SPARSEDIS_KERNELS(ReportPlan, ReportJob, SPARSEDIS_REPORTS)
+SPARSEDIS_KERNELS(ReportJob, SPARSEDIS_REPORTS)
 
 // Blocks that a multiprocessor is offered: as many as of small tasks run there at a time.
 constexpr int64_t kBlocksPerProcessor = 8;

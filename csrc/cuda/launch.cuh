@@ -48,9 +48,9 @@ void (*find(const Named<Job> (&known)[count], const std::string& name))(Job) {
   throw std::logic_error("there is no kernel " + name);
 }
 
-template <typename Plan, typename Job, size_t count>
-void launch_named(const char* op, const Plan& plan, const Named<Job> (&known)[count], int device,
-                  void* stream) {
+template <typename Job, size_t count>
+void launch_named(const char* op, const Plan<Job>& plan, const Named<Job> (&known)[count],
+                  int device, void* stream) {
   // PyTorch has set the device for its own copy of the CUDA runtime: this one is told, too.
   check(cudaSetDevice(device), op, "device " + std::to_string(device));
   for (const Launch& one : plan.launches)
@@ -66,16 +66,17 @@ void launch_named(const char* op, const Plan& plan, const Named<Job> (&known)[co
   template __global__ void name##_kernel<float>(Job<float>);                    \
   template __global__ void name##_kernel<double>(Job<double>);
 #define SPARSEDIS_NAMED(Job, name) {#name, name##_kernel<Real>},
-#define SPARSEDIS_LAUNCH(Plan, Job, KERNELS, Real_)                                             \
-  template <>                                                                                   \
-  void launch<Plan<Real_>>(const char* op, const Plan<Real_>& plan, int device, void* stream) { \
-    using Real = Real_;                                                                         \
-    const Named<Job<Real>> known[] = {KERNELS(SPARSEDIS_NAMED)};                                \
-    launch_named(op, plan, known, device, stream);                                              \
+#define SPARSEDIS_LAUNCH(Job, KERNELS, Real_)                                       \
+  template <>                                                                       \
+  void launch<Job<Real_>>(const char* op, const Plan<Job<Real_>>& plan, int device, \
+                          void* stream) {                                           \
+    using Real = Real_;                                                             \
+    const Named<Job<Real>> known[] = {KERNELS(SPARSEDIS_NAMED)};                    \
+    launch_named(op, plan, known, device, stream);                                  \
   }
-#define SPARSEDIS_KERNELS(Plan, Job, KERNELS) \
-  KERNELS(SPARSEDIS_KERNEL)                   \
-  SPARSEDIS_LAUNCH(Plan, Job, KERNELS, float) \
-  SPARSEDIS_LAUNCH(Plan, Job, KERNELS, double)
+#define SPARSEDIS_KERNELS(Job, KERNELS) \
+  KERNELS(SPARSEDIS_KERNEL)             \
+  SPARSEDIS_LAUNCH(Job, KERNELS, float) \
+  SPARSEDIS_LAUNCH(Job, KERNELS, double)
 
 SPARSEDIS_END

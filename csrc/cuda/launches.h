@@ -14,7 +14,7 @@ Machine machine_of(const char* op, int device);
 
 // Enqueues the kernels of a plan whose memory is placed; `stream` is a cudaStream_t of `device`.
 // Throws std::runtime_error, which names op, kernel and CUDA's reason.
-template <typename Plan>
-void launch(const char* op, const Plan& plan, int device, void* stream);
+template <typename Job>
+void launch(const char* op, const Plan<Job>& plan, int device, void* stream);
 
 SPARSEDIS_END

@@ -14,23 +14,12 @@ struct ReportJob {
   char* coupled;  // CoupledMemory, or null
 
   SPARSEDIS_HD TaskNeeds needs() const { return {args.weight != nullptr, coupled == nullptr}; }
+  void place(const TaskBlocks& there, char* rest) {
+    blocks = there, coupled = present(args.penalty.shared) ? rest : nullptr;
+  }
   SPARSEDIS_HD CoupledMemory coupled_memory() const {
     Arena arena(nullptr, 0, coupled);
     return {arena, args.samples.T, args.samples.M, args.samples.C};
-  }
-};
-
-template <typename Real>
-struct ReportPlan {
-  ReportJob<Real> job;
-  TaskPlan tasks;
-  int64_t coupled_bytes;
-  std::vector<Launch> launches;
-
-  int64_t workspace_bytes() const { return tasks.workspace_bytes() + coupled_bytes; }
-  void place(char* workspace) {
-    job.blocks = tasks.placed(workspace);
-    job.coupled = coupled_bytes > 0 ? workspace + tasks.workspace_bytes() : nullptr;
   }
 };
 
@@ -53,8 +42,8 @@ std::vector<Launch> report_launches(const HeadsReportArgs<Real>& args, const Tas
 
 // `rows` are the samples of all tasks.
 template <typename Real>
-ReportPlan<Real> plan_report(const HeadsReportArgs<Real>& args, int64_t rows,
-                             const Machine& machine) {
+Plan<ReportJob<Real>> plan_report(const HeadsReportArgs<Real>& args, int64_t rows,
+                                  const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   const bool coupled = present(args.penalty.shared);
   const TaskNeeds needs{args.weight != nullptr, !coupled};
@@ -65,7 +54,7 @@ ReportPlan<Real> plan_report(const HeadsReportArgs<Real>& args, int64_t rows,
   const TaskPlan tasks = plan_tasks(s, rows, row_numbers(s.C, s.loss), machine, lay_out);
   Arena shared = counting_arena(0);
   if (coupled) CoupledMemory(shared, s.T, s.M, s.C);
-  return {{args, tasks.blocks, nullptr}, tasks, shared.sliced(), report_launches(args, tasks)};
+  return {{args, {}, nullptr}, tasks, shared.sliced(), report_launches(args, tasks)};
 }
 
 SPARSEDIS_END

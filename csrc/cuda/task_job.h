@@ -54,6 +54,21 @@ struct TaskPlan {
   }
 };
 
+// What is launched, in order: kernels whose only parameter is `job`. A job has place(blocks, rest),
+// which is told where the memory of tasks lies, and that of everything else.
+template <typename Job>
+struct Plan {
+  Job job;
+  TaskPlan tasks;
+  int64_t rest_bytes;
+  std::vector<Launch> launches;
+
+  int64_t workspace_bytes() const { return tasks.workspace_bytes() + rest_bytes; }
+  void place(char* workspace) {
+    job.place(tasks.placed(workspace), workspace + tasks.workspace_bytes());
+  }
+};
+
 // Where an array lies is never asked of an arena that only counts.
 inline Arena counting_arena(int64_t shared_bytes) {
   char* somewhere = reinterpret_cast<char*>(kAligned);

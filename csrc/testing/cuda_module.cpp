@@ -29,8 +29,10 @@ SPARSEDIS_ISA::Machine machine_of(const Pair& machine) {
 }
 
 // A job that is planned; what it points into is the caller's.
-template <typename Plan>
+template <typename Kind>
 class Job {
+  using Plan = SPARSEDIS_ISA::Plan<Kind>;
+
  public:
   explicit Job(Plan plan) : plan_(std::move(plan)) {}
 
@@ -47,11 +49,11 @@ class Job {
 };
 
 template <typename Real>
-using ReportJob = Job<SPARSEDIS_ISA::ReportPlan<Real>>;
+using ReportJob = Job<SPARSEDIS_ISA::ReportJob<Real>>;
 template <typename Real>
-using FitJob = Job<SPARSEDIS_ISA::FitPlan<Real>>;
+using FitJob = Job<SPARSEDIS_ISA::FitJob<Real>>;
 template <typename Real>
-using CoupledFitJob = Job<SPARSEDIS_ISA::CoupledFitPlan<Real>>;
+using CoupledFitJob = Job<SPARSEDIS_ISA::CoupledFitJob<Real>>;
 
 template <typename Real>
 ReportJob<Real> plan_report(const Array<Real>& z, const Array<Real>& y, const Offsets& offsets,
@@ -91,9 +93,9 @@ py::object plan_fit(const Array<Real>& z, const Array<Real>& y, const Offsets& o
 }
 
 template <typename Real>
-using BackwardJob = Job<SPARSEDIS_ISA::BackwardPlan<Real>>;
+using BackwardJob = Job<SPARSEDIS_ISA::BackwardJob<Real>>;
 template <typename Real>
-using CoupledBackwardJob = Job<SPARSEDIS_ISA::CoupledBackwardPlan<Real>>;
+using CoupledBackwardJob = Job<SPARSEDIS_ISA::CoupledBackwardJob<Real>>;
 
 // `grads` are those of z, y, sample_weight and the four levels, or None where not asked for.
 template <typename Real>

@@ -82,9 +82,10 @@ def test_gradients_agree_with_the_cpu(kind, layout, loss):
 
 
 @losses
-def test_autograd_reaches_every_input(loss):
+@pytest.mark.parametrize("kind", ["sparse_group_ridge", "nested_ridge"])
+def test_autograd_reaches_every_input(kind, loss):
     samples = heads_problem(3, 20, 9, 3)
-    inputs, names = inputs_of(samples, HEAD_PENALTIES["sparse_group_ridge"], loss)
+    inputs, names = inputs_of(samples, HEAD_PENALTIES[kind], loss)
     results = []
     for backend in ("cuda", "cpu"):
         leaves = [x.detach().requires_grad_() for x in inputs]
