@@ -1,9 +1,9 @@
 // CUDA block semantics on fibers: barriers, warp collectives, scheduling, grid launch.
 //
-// Blocks run one after another, or all of them in turn where a launch is cooperative. The threads of
-// a block run in passes: each ready thread runs until it waits (barrier, warp collective) or exits;
-// between passes complete barriers and collectives are released. Blocks in which nobody can go on
-// are reported as a deadlock.
+// Blocks run one after another, or all of them in turn where a launch is cooperative. The threads
+// of a block run in passes: each ready thread runs until it waits (barrier, warp collective) or
+// exits; between passes complete barriers and collectives are released. Blocks in which nobody can
+// go on are reported as a deadlock.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -371,8 +371,7 @@ PTX_NO_TSAN inline bool barrier_complete(const Barrier& barrier) {
   if (!barrier.expected) return everybody;
   if (arrived > barrier.expected)
     record_error("%u threads arrive at a barrier for %u, block (%u,%u,%u)", arrived,
-                 barrier.expected, running->index.x, running->index.y,
-                 running->index.z);
+                 barrier.expected, running->index.x, running->index.y, running->index.z);
   return arrived == barrier.expected;
 }
 

@@ -53,8 +53,7 @@ PTX_NO_TSAN inline void warn_of_different_values(int line) {
 PTX_NO_TSAN inline bool stored_by_warp(u64 address, const u8* value, u32 bytes, int line) {
   u64 offset = address - (u64)running->shared;
   if (offset >= machine.shared_bytes || line >= TRACKED_LINES) return false;
-  StoreRecord now{(u32)running->number + 1, (u32)line, count_execution(line), self().warp(),
-                  bytes};
+  StoreRecord now{(u32)running->number + 1, (u32)line, count_execution(line), self().warp(), bytes};
   StoreRecord& last = store_records[offset];
   bool again = now.block == last.block && now.line == last.line &&
                now.execution == last.execution && now.warp == last.warp && now.bytes == last.bytes;
