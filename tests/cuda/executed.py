@@ -148,7 +148,7 @@ class Executor:
         self.capability, self.machine = capability, machine
         self.sanitize = options.pop("sanitize", None)
         self.sanitized = options.pop("sanitized", ())
-        self.drop = dict([options.pop("drop", (None, 0))])
+        self.drop = options.pop("drop", ("", 0))
         self.options = options
         self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
@@ -217,7 +217,7 @@ class Executor:
             (entry,) = kernel.entries
             stats = kernel.launch(
                 entry, [parameter], grid, THREADS, shared, reachable=reachable,
-                cooperative=cooperative, drop_barrier=self.drop.get(name, 0),
+                cooperative=cooperative, drop_barrier=self.drop[1] if name == self.drop[0] else 0,
                 **{**checks, **self.options},
             )  # fmt: skip
             assert not stats.warnings

@@ -9,7 +9,7 @@ from tests.cuda.executed import MACHINE, NAMESPACE, executing
 from tests.cuda.test_coupled_fit import COUPLED
 from tests.cuda.test_heads_backward import assert_agree, gradients, inputs_of, solve
 from tests.cuda.test_heads_report import losses
-from tests.problems import HEAD_PENALTIES, LAYOUTS, heads_problem, one_design
+from tests.problems import HEAD_PENALTIES, LAYOUTS, heads_problem
 
 LAUNCHES = [
     "adjoint_load", "adjoint_norms", "adjoint_start", "adjoint_solve", "adjoint_write",
@@ -65,31 +65,6 @@ def test_blocks_and_their_order_change_no_bit(loss):
         assert executor.planned[3] == ("adjoint_solve", blocks, 0)
     for other in results[1:]:
         assert all(map(torch.equal, other, results[0]))
-
-
-@pytest.mark.parametrize("T", [1, 37])
-def test_sums_over_tasks_of_one_design_agree_with_the_cpu(T):
-    samples = one_design(T, 12, 6, 2)
-    inputs, names = inputs_of(samples, HEAD_PENALTIES["nested"], "squared")
-    inputs[2] = inputs[2][0]  # one weight for each row of the design
-    with executing(80):
-        assert_agree(inputs, names, 1e-9)
-
-
-@losses
-def test_gradients_of_bad_tasks_spoil_no_other(loss):
-    samples = heads_problem(4, 12, 6, 3)
-    inputs, names = inputs_of(samples, HEAD_PENALTIES["nested"], loss)
-    inputs[0] = inputs[0].clone()
-    inputs[0][1, 3, 2], inputs[2][2] = torch.nan, 0
-    solution = solve(inputs, names, loss=loss, on_error="flag")
-    with executing(80):
-        ours = gradients(NAMESPACE, solution, inputs, names, loss=loss)
-    theirs = gradients("sparsedis", solution, inputs, names, loss=loss)
-    assert ours[0].isnan().flatten(1).all(1).tolist() == [False, True, False, False]
-    assert not ours[0][2].any()
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
 @pytest.mark.parametrize("loss", ["squared", "multinomial"])
