@@ -6,7 +6,6 @@ launched.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import shutil
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import pybind11
 import pytest
+
+from tests.ptx.cache import made_once
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = {
@@ -59,13 +60,9 @@ def build(kind: str, cache: Path, name: str = "sparsedis_core") -> Path:
     command += map(str, SOURCES[name])
     module = cache / fingerprint(command) / f"{name}.so"
     module.parent.mkdir(parents=True, exist_ok=True)
-    with (module.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers build it once
-        if not module.exists():
-            unfinished = module.with_suffix(".unfinished")
-            subprocess.run([*command, "-o", str(unfinished)], check=True)
-            unfinished.rename(module)
-    return module
+    return made_once(
+        module, lambda output: subprocess.run([*command, "-o", str(output)], check=True)
+    )
 
 
 def fingerprint(command: list[str]) -> str:

@@ -11,7 +11,6 @@ the same accesses: inlining puts the barrier that ends one step beside the one t
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,20 +22,20 @@ import torch
 from torch import Tensor
 
 import sparsedis_kernels as sk
+from tests import tables
 from tests.cuda.executed import MACHINE, NAMESPACE, entry_of, executing, kernel_of, source_of
 from tests.cuda.test_heads_backward import gradients, inputs_of, solve
 from tests.cuda.test_heads_report import LOSSES, targets
 from tests.problems import HEAD_PENALTIES, Samples, heads_problem, one_design
 from tests.ptx.execute import LaunchError
 from tests.ptx.mutate import sites
+from tests.tables import Row
 
 TABLE = Path(__file__).with_name("barriers.csv")
 CAPABILITY, DTYPE, BLOCKS = 80, torch.float64, 2
 # Samples, features and outputs of three tasks, and bytes of shared memory: few of each, more than a
 # block has threads, and arrays off the chip.
 SIZES = [(9, 5, 3, MACHINE[0]), (20, 70, 9, MACHINE[0]), (9, 5, 3, 0)]
-
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,7 @@ def measure(kernel: str) -> Row:
 
 def read() -> dict[str, Row]:
     """The table, by kernel."""
-    with TABLE.open(newline="") as file:
-        return {row["kernel"]: row for row in csv.DictReader(file)}
+    return {row["kernel"]: row for row in tables.read(TABLE)}
 
 
 def main() -> None:
@@ -173,10 +171,7 @@ def main() -> None:
         kernel_of(kernel, DTYPE, CAPABILITY, "thread").build()
         rows[kernel] = measure(kernel)
         print(*rows[kernel].values(), flush=True)
-        with TABLE.open("w", newline="") as file:
-            table = csv.DictWriter(file, rows[kernel], lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows[name] for name in OPS if name in rows)
+        tables.write(TABLE, [rows[name] for name in OPS if name in rows])
 
 
 if __name__ == "__main__":

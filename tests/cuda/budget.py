@@ -10,21 +10,21 @@ asks for by the sizes of its tasks, can make them fewer.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from tests import tables
 from tests.core.build import CSRC
 from tests.cuda.executed import FLAGS, SOURCES, THREADS
 from tests.ptx.static_report import report_source
+from tests.tables import Row
 
 TABLE = Path(__file__).with_name("static_budget.csv")
 TARGETS = (80, 86, 89, 90, 100, 120)
 REGISTERS, GRANULE = 65536, 256  # of a multiprocessor, and what a warp takes them by
 DTYPES = {"f": "float32", "d": "float64"}
-
-Row = dict[str, str]
 
 
 def measure(source: str, target: int) -> list[Row]:
@@ -57,16 +57,7 @@ def blocks_held(registers: int) -> int:
 
 def read() -> list[Row]:
     """The table."""
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[Row]) -> None:
-    """Replace the table."""
-    with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    return tables.read(TABLE)
 
 
 def main() -> None:
@@ -75,16 +66,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     rows = [row for source in SOURCES for target in TARGETS for row in measure(source, target)]
-    if not check:
-        write(rows)
-        return
-    known = read()
-    different = [row for row in rows if row not in known] + [
-        row for row in known if row not in rows
-    ]
-    for row in different:
-        print(*row.values())
-    raise SystemExit(len(different) > 0)
+    if check:
+        sys.exit("\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None)
+    tables.write(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from sparsedis_kernels import backends
-from tests.core.build import CSRC, build
+from tests.core.build import CSRC, build, fingerprint
 from tests.core.exercise import load
 from tests.ptx import Kernel
+from tests.ptx.cache import cache_directory, made_once
 from tests.ptx.cuda_compile import NvccNotFoundError, compile_ptx, find_nvcc
-from tests.ptx.execute import LaunchStats, cache_directory
+from tests.ptx.execute import LaunchStats
 
 THREADS = 128
 NAMESPACE = "sparsedis_executed"
@@ -46,7 +48,13 @@ def require_nvcc() -> None:
 def ptx_of(source: str, capability: int) -> str:
     """PTX of a file of csrc/cuda."""
     defines = {"SPARSEDIS_ISA": "cuda"}
-    return compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
+
+    def make(output: Path) -> None:
+        ptx = compile_ptx(CSRC / "cuda" / source, capability, defines=defines, flags=FLAGS)
+        output.write_text(ptx)
+
+    key = fingerprint([find_nvcc(), source, str(capability), *FLAGS])
+    return made_once(cache_directory() / f"{key}.ptx", make).read_text()
 
 
 SOURCES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -14,8 +13,8 @@ import torch
 
 from tests.core.build import CSRC, compiler, fingerprint
 from tests.cuda.executed import require_nvcc
+from tests.ptx.cache import cache_directory, locked
 from tests.ptx.cuda_compile import find_nvcc
-from tests.ptx.execute import cache_directory
 
 TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
 FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.cpp")
@@ -44,8 +43,7 @@ def built() -> Path:
     scripts = [p.read_text() for p in (CSRC / "CMakeLists.txt", CSRC / "cuda" / "CMakeLists.txt")]
     folder = cache_directory() / f"cuda-{fingerprint([*scripts, sys.prefix])}"
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers build it once
+    with locked(folder):  # parallel test workers build it once
         if not (folder / "cuda" / "_C_cuda.so").exists():
             python = f"-DPython_EXECUTABLE={sys.executable}"
             release = "-DCMAKE_BUILD_TYPE=Release"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from . import instructions
 from .ptx_types import (
+    FLOAT_TYPES,
     HALF_TYPES,
     TYPES,
     Instruction,
@@ -585,11 +586,23 @@ class FunctionTranslator:
             return f"read_as<{c}>({SPECIAL_REGISTERS[operand]})"
         register = self._find_register(operand)
         if register:
-            return f"read_as<{c}>({register[0]})"
+            return self._read_register(*register, type_)
         if operand.startswith("%"):
             raise UnsupportedPtxError(f"register {operand}")
         literal = self._read_literal(operand, type_)
         return literal if literal else f"read_as<{c}>((u64)({self.symbol(operand)}))"
+
+    @staticmethod
+    def _read_register(register: str, held: str, type_: str) -> str:
+        """A register's bits as `type_`; builtins, as functions take g++ three times as long."""
+        c = c_type(type_)
+        if c == held:
+            return register
+        if type_ not in FLOAT_TYPES:
+            return f"({c}){register}"
+        if type_ not in HALF_TYPES and held in TYPES and size_of(held) == size_of(type_):
+            return f"__builtin_bit_cast({c}, {register})"
+        return f"read_as<{c}>({register})"
 
     @staticmethod
     def _read_literal(operand: str, type_: str) -> str | None:
@@ -614,9 +627,13 @@ class FunctionTranslator:
         target = target.strip()
         if target == "_":
             return f"(void)({value});"
-        return (
-            f"write_as<{c_type(type_)}>({self._register(target)[0]}, ({c_type(type_)})({value}));"
-        )
+        (register, held), c = self._register(target), c_type(type_)
+        value = f"({c})({value})"
+        if type_ not in FLOAT_TYPES:
+            return f"{register} = {value};"
+        if type_ not in HALF_TYPES and held in TYPES and size_of(held) == size_of(type_):
+            return f"{register} = __builtin_bit_cast({held}, {value});"
+        return f"write_as<{c}>({register}, {value});"
 
     def vector(self, operand: str) -> list[str] | None:
         """Elements of `{a, b}`, or None if the operand is no vector."""

@@ -18,7 +18,6 @@ launches is left out.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import multiprocessing
 import re
@@ -35,6 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import CompiledKernel
 
 from sparsedis_kernels.triton import tile
+from tests import tables
 from tests.ptx import driver
 from tests.ptx.static_report import report_cubin
 from tests.triton.budget_cases import CASES, OPS, Case, Sample
@@ -182,12 +182,11 @@ def measure_all(keys: Iterable[tuple[str, str]]) -> dict[str, list[Row]]:
 
 def read(name: str) -> list[Row]:
     """A committed table; numbers are numbers."""
-    return [{k: _number(v) for k, v in row.items()} for row in _read_text(name)]
+    return [{k: _number(v) for k, v in row.items()} for row in tables.read(_path(name))]
 
 
-def _read_text(name: str) -> list[Row]:
-    with (HERE / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def _path(name: str) -> Path:
+    return HERE / f"{name}.csv"
 
 
 def _number(text: str) -> float | str:
@@ -198,11 +197,8 @@ def write(name: str, measured: list[Row]) -> None:
     """Put rows into a committed table, in the order of the cases; those of other cases stay."""
     order = {key: place for place, key in enumerate(CASES)}
     new = {_case_of(row) for row in measured}
-    kept = [row for row in _read_text(name) if _case_of(row) in order.keys() - new]
-    with (HERE / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(measured[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(kept + measured, key=lambda row: order[_case_of(row)]))
+    kept = [row for row in tables.read(_path(name)) if _case_of(row) in order.keys() - new]
+    tables.write(_path(name), sorted(kept + measured, key=lambda row: order[_case_of(row)]))
 
 
 def _case_of(row: Row) -> tuple[str, str]:
