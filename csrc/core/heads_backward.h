@@ -440,10 +440,8 @@ inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<R
 template <typename Real>
 inline bool is_plain_ridge(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                            const HeadGradient<Real>& out) {
-  const bool others = present(penalty.l1) || present(penalty.group) || present(penalty.shared) ||
-                      penalty.nonneg || out.l1 || out.group;
-  const bool weights = out.weight_sum || out.sample_weight;
-  return in.loss == kSquared && present(penalty.ridge) && !others && !weights;
+  const bool others = out.l1 || out.group || out.weight_sum || out.sample_weight;
+  return in.loss == kSquared && present(penalty.ridge) && only_ridge(penalty) && !others;
 }
 
 // False where a feature has no ridge, which then moves with the samples.

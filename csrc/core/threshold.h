@@ -17,6 +17,12 @@ SPARSEDIS_HD inline bool present(const Strength<Real>& s) {
   return s.data != nullptr || s.scale != 0.0;
 }
 
+// Whether nothing ties the weights of a head together, or to zero: then they are linear in targets.
+template <typename Real>
+SPARSEDIS_HD inline bool only_ridge(const PenaltyArgs<Real>& p) {
+  return !present(p.l1) && !present(p.group) && !present(p.shared) && !p.nonneg;
+}
+
 // ST(v, t) = sign(v) (|v| - t)_+, or its part >= 0, without a branch. NaN stays NaN.
 template <typename Real>
 SPARSEDIS_HD inline Real soft_threshold(Real v, Real t, bool nonneg) {

@@ -1,6 +1,7 @@
 // The gradient of a task's heads by implicit differentiation on their support: formulas as in
 // core/heads_backward.h, in double. The system on the support is solved by conjugate gradients,
-// which take any loss and any zeros inside a row.
+// which take any loss and any zeros inside a row. Samples stay as they are given, and are centred
+// where they are read: a subtraction beside a multiplication for every output.
 #pragma once
 
 #include "backward_job.h"
@@ -50,41 +51,64 @@ constexpr double adjoint_eta() {
   return sizeof(Real) == 4 ? 1e-7 : 1e-14;
 }
 
+// The same number everywhere, for a task that has no gradient.
+template <typename Real>
+__device__ void fill(const BlockTask<double, Real, kRaw>& task, const HeadGradient<Real>& out,
+                     Real value) {
+  const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
+  const auto set = [&](Real* grad, int64_t count) {
+    if (grad) task.block.each(count, [&](int64_t k) { grad[k] = value; });
+  };
+  set(out.z, n * M), set(out.y, n * C), set(out.sample_weight, n);
+  set(out.l1, M), set(out.group, M), set(out.ridge, M);
+  if (out.z_sum) task.block.each(n * M, [&](int64_t k) { out.z_sum[k] += value; });
+  if (out.weight_sum) task.block.each(n, [&](int64_t i) { out.weight_sum[i] += value; });
+}
+
+// Features with weights, and those that nothing holds at zero, in order; norm is of every feature
+// over all tasks, where the shared level couples them.
+template <typename Real>
+__device__ void load_support(const BlockTask<double, Real, kRaw>& task,
+                             const PenaltyArgs<Real>& penalty, const double* norm,
+                             const SupportMemory& support) {
+  const auto& m = task.memory;
+  const int64_t C = task.in.C;
+  const auto member = [&](int64_t j) {
+    const bool held = norm && at(penalty.shared, 0, j) != 0 && norm[j] == 0;
+    bool any = m.l1[j] == 0 && m.group[j] == 0 && !penalty.nonneg && !held;
+    for (int64_t c = 0; c < C; ++c) any |= m.W[j * C + c] != 0;
+    return any;
+  };
+  list_members(task.in.M, support.row, member,
+               [&](int64_t j, int32_t at) { support.position[j] = at; });
+}
+
 template <typename Real>
 struct Adjoint {
-  const BlockTask<double, Real>& task;
+  const BlockTask<double, Real, kRaw>& task;
+  const SupportMemory& features;
   const AdjointMemory& memory;
   const HeadGradient<Real>& out;
   const PenaltyArgs<Real>& penalty;
   const double* norm = nullptr;  // of every feature over all tasks, where the shared level couples
 
-  __device__ int64_t support() const { return memory.row[task.in.M]; }
+  __device__ int64_t support() const { return features.row[task.in.M]; }
   __device__ bool squared() const { return task.in.loss == kSquared; }
+  __device__ double centred(int64_t i, int64_t j) const {  // z - zbar
+    return static_cast<double>(task.z(i, j)) - task.memory.zbar[j];
+  }
 
   // ---- the system
 
   __device__ double shared(int64_t j) const { return norm ? at(penalty.shared, 0, j) : 0.0; }
 
-  // Features with weights, and those that nothing holds at zero, in order.
-  __device__ void load_support() const {
-    const TaskMemory<double>& m = task.memory;
-    const int64_t C = task.in.C;
-    const auto member = [&](int64_t j) {
-      bool any =
-          m.l1[j] == 0 && m.group[j] == 0 && !penalty.nonneg && (shared(j) == 0 || norm[j] > 0);
-      for (int64_t c = 0; c < C; ++c) any |= m.W[j * C + c] != 0;
-      return any;
-    };
-    list_members(task.in.M, memory.row, member,
-                 [&](int64_t j, int32_t at) { memory.position[j] = at; });
-  }
-
-  // Units, curvatures, live entries and the right side.
+  // Units, curvatures, live entries and the right side, which a factor solves in place.
   __device__ void load_rows() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
+    double* rhs = memory.rhs ? memory.rhs : memory.x;
     const int64_t C = task.in.C;
     task.block.each(support(), [&](int64_t a) {
-      const int64_t j = memory.row[a];
+      const int64_t j = features.row[a];
       const double* w = m.W + j * C;
       double norm2 = 0;
       for (int64_t c = 0; c < C; ++c) norm2 += w[c] * w[c];
@@ -94,10 +118,11 @@ struct Adjoint {
       for (int64_t c = 0; c < C; ++c) {
         const bool free = !penalty.nonneg && m.l1[j] == 0, moves = squared() || m.limit[c] == 0;
         const double live = moves && (w[c] != 0 || free);
+        rhs[a * C + c] = live * (static_cast<double>(out.grad_weight[j * C + c]) -
+                                 m.zbar[j] * memory.grad_bias[c]);
+        if (memory.unit == nullptr) continue;  // all features are free and live
         memory.unit[a * C + c] = w[c] * inverse;
         memory.live[a * C + c] = live;
-        memory.rhs[a * C + c] = live * (static_cast<double>(out.grad_weight[j * C + c]) -
-                                        m.zbar[j] * memory.grad_bias[c]);
       }
     });
   }
@@ -106,18 +131,18 @@ struct Adjoint {
   // it.
   __device__ void load_floor(int64_t t) const {
     task.block.each(support(), [&](int64_t a) {
-      const int64_t j = memory.row[a];
+      const int64_t j = features.row[a];
       const bool free = at(penalty.l1, t, j) == 0 && at(penalty.group, t, j) == 0 &&
                         at(penalty.ridge, t, j) == 0 && at(penalty.shared, t, j) == 0;
       double norm2 = 0;
-      for (int64_t i = 0; i < task.in.n && free; ++i) norm2 += task.a(i, j) * task.a(i, j);
+      for (int64_t i = 0; i < task.in.n && free; ++i)
+        norm2 += task.memory.p[i] * centred(i, j) * centred(i, j);
       memory.floor[a] = norm2 > 0 ? ridge_floor<Real>() : 0.0;
     });
   }
 
   // The system of task t at its weights, all but the inverse of its diagonal.
   __device__ void load(int64_t t) const {
-    load_support();
     load_grad_bias();
     load_rows();
     load_floor(t);
@@ -126,7 +151,7 @@ struct Adjoint {
 
   // The cotangent of the bias, as far as the loss determines the bias.
   __device__ void load_grad_bias() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t C = task.in.C;
     const auto determined = [&](int64_t c) { return squared() || m.limit[c] == 0; };
     task.block.each(C, [&](int64_t c) {
@@ -145,14 +170,18 @@ struct Adjoint {
     task.block.each(C, [&](int64_t c) { memory.answer[c] = memory.grad_bias[c]; });
   }
 
-  // product = A_S V, and with a curved loss its Hessian's rows applied to that.
-  __device__ void push(const double* V) const {
-    const int64_t n = task.in.n, C = task.in.C;
+  // write(i, c, ((z - zbar) V)) for V (S, C), as v(a, c) has it.
+  template <typename V, typename F>
+  __device__ void push(V v, F write) const {
     multiply(
-        task.block, n, support(), C, memory.partial,
-        [&](int64_t i, int64_t a) { return task.a(i, memory.row[a]); },
-        [&](int64_t a, int64_t c) { return V[a * C + c]; },
-        [&](int64_t i, int64_t c, double sum) { memory.product[i * C + c] = sum; });
+        task.block, task.in.n, support(), task.in.C, memory.partial,
+        [&](int64_t i, int64_t a) { return centred(i, features.row[a]); }, v, write);
+  }
+  // product = Q (z - zbar) V, sample by sample; Q is 1 of a squared loss.
+  __device__ void push(const double* V) const {
+    const int64_t C = task.in.C;
+    push([=](int64_t a, int64_t c) { return V[a * C + c]; },
+         [&](int64_t i, int64_t c, double sum) { memory.product[i * C + c] = sum; });
     if (!squared()) curve_product();
   }
 
@@ -175,36 +204,33 @@ struct Adjoint {
     });
   }
 
-  // answer = H_b^-1 (pull - sum_i sqrt(p_i) product_i), H_b factored; pull (C) may be null.
+  // answer = H_b^-1 (pull - sum_i p_i product_i), H_b factored; pull (C) may be null.
   __device__ void answer_bias(const double* pull) const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t C = task.in.C;
-    task.block.sum_rows(task.in.n, C, memory.answer, [&](int64_t i, int64_t c) {
-      return -m.root[i] * memory.product[i * C + c];
-    });
+    task.block.sum_rows(task.in.n, C, memory.answer,
+                        [&](int64_t i, int64_t c) { return -m.p[i] * memory.product[i * C + c]; });
     task.block.each(C, [&](int64_t c) { memory.answer[c] += pull ? pull[c] : 0.0; });
     solve_spd(task.block, m.H, C, 1, memory.answer, Square{C});
   }
 
-  // product += sqrt(p) Q answer
+  // product += Q answer
   __device__ void add_answer() const {
     const double* answer = memory.answer;
     task.block.each(task.in.n, [&](int64_t i) {
       double* x = memory.product + i * task.in.C;
-      const double root = task.memory.root[i];
-      curve(
-          i, [=](int64_t c) { return answer[c]; },
-          [=](int64_t c, double bent) { x[c] += root * bent; });
+      curve(i, [=](int64_t c) { return answer[c]; }, [=](int64_t c, double bent) { x[c] += bent; });
     });
   }
 
-  // write(a, c, (A_S' product)).
+  // write(a, c, sum_i p_i (z_i - zbar) product_i); product has p before it afterwards.
   template <typename F>
   __device__ void pull(F write) const {
     const int64_t C = task.in.C;
+    task.block.each(task.in.n * C, [&](int64_t k) { memory.product[k] *= task.memory.p[k / C]; });
     multiply(
         task.block, support(), task.in.n, C, memory.partial,
-        [&](int64_t a, int64_t i) { return task.a(i, memory.row[a]); },
+        [&](int64_t a, int64_t i) { return centred(i, features.row[a]); },
         [&](int64_t i, int64_t c) { return memory.product[i * C + c]; }, write);
   }
 
@@ -234,13 +260,13 @@ struct Adjoint {
 
   // 1 / the diagonal of H, with the bias held.
   __device__ void load_inverse() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t C = task.in.C;
     multiply(
         task.block, support(), task.in.n, C, memory.partial,
         [&](int64_t a, int64_t i) {
-          const double x = task.a(i, memory.row[a]);
-          return x * x;
+          const double x = centred(i, features.row[a]);
+          return m.p[i] * x * x;
         },
         [&](int64_t i, int64_t c) {
           const double P = squared() ? 0.0 : m.P[i * C + c];
@@ -256,7 +282,7 @@ struct Adjoint {
 
   // scaled = inverse rhs; returns <rhs, scaled>.
   __device__ double precondition() const {
-    return task.block.sum(support() * task.in.C, [&](int64_t k) {
+    return task.block.sum(size(), [&](int64_t k) {
       memory.scaled[k] = memory.inverse[k] * memory.rhs[k];
       return memory.scaled[k] * memory.rhs[k];
     });
@@ -328,15 +354,15 @@ struct Adjoint {
 
   // Strength gradients, and what the floor adds to those of the samples.
   __device__ void write_strengths() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t C = task.in.C;
     task.block.each(task.in.M, [&](int64_t j) {
-      const int64_t a = memory.position[j];
+      const int64_t a = features.position[j];
       double sign_u = 0, unit_u = 0, w_u = 0;
       for (int64_t c = 0; c < C && a >= 0; ++c) {
         const double w = m.W[j * C + c], u = memory.x[a * C + c];
         sign_u += w > 0 ? u : (w < 0 ? -u : 0.0);
-        unit_u += memory.unit[a * C + c] * u, w_u += w * u;
+        unit_u += memory.unit ? memory.unit[a * C + c] * u : 0.0, w_u += w * u;
       }
       if (out.l1) out.l1[j] = static_cast<Real>(-penalty.l1.scale * sign_u);
       if (out.group) out.group[j] = static_cast<Real>(-penalty.group.scale * unit_u);
@@ -345,38 +371,17 @@ struct Adjoint {
     });
   }
 
-  __device__ double raw(int64_t i, int64_t j) const {  // z - zbar
-    return static_cast<double>(task.in.z[i * task.in.M + j]) - task.memory.zbar[j];
-  }
-
-  // (z_i - zbar) V of a sample, from what has sqrt(p_i) before it, so that samples on the chip are
-  // not read again; a sample of no weight is.
-  template <typename V>
-  __device__ double unweighted(int64_t i, double weighted, V v) const {
-    const double root = task.memory.root[i];
-    if (root > 0) return weighted / root;
-    double sum = 0;
-    for (int64_t a = 0; a < support(); ++a) sum += raw(i, memory.row[a]) * v(a);
-    return sum;
-  }
-
   // q_i = (z_i - zbar) U + answer into `product`, r_i = mean_i - y_i into R, and grad_p.
   __device__ void load_responses() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t n = task.in.n, C = task.in.C, S = support();
-    const auto features = [&](int64_t i, int64_t a) { return task.a(i, memory.row[a]); };
-    const auto U = [&](int64_t a, int64_t c) { return memory.x[a * C + c]; };
-    const auto W = [&](int64_t a, int64_t c) { return m.W[memory.row[a] * C + c]; };
     double* scores = squared() ? m.R : m.S;
-    multiply(task.block, n, S, C, memory.partial, features, U,
-             [&](int64_t i, int64_t c, double sum) {
-               const auto column = [&](int64_t a) { return U(a, c); };
-               memory.product[i * C + c] = unweighted(i, sum, column) + memory.answer[c];
-             });
-    multiply(task.block, n, S, C, memory.partial, features, W,
-             [&](int64_t i, int64_t c, double sum) {
-               scores[i * C + c] = unweighted(i, sum, [&](int64_t a) { return W(a, c); });
-             });
+    push([&](int64_t a, int64_t c) { return memory.x[a * C + c]; },
+         [&](int64_t i, int64_t c, double sum) {
+           memory.product[i * C + c] = sum + memory.answer[c];
+         });
+    push([&](int64_t a, int64_t c) { return m.W[features.row[a] * C + c]; },
+         [&](int64_t i, int64_t c, double sum) { scores[i * C + c] = sum; });
     Block::sync();
     task.block.each(n, [&](int64_t i) {
       if (!squared()) mean_of(task, m.S, m.bias, i);
@@ -388,7 +393,7 @@ struct Adjoint {
       }
       for (int64_t a = 0; a < S; ++a)
         if (memory.floor[a] != 0) {
-          const double x = raw(i, memory.row[a]);
+          const double x = centred(i, features.row[a]);
           grad += memory.floor[a] * x * x;
         }
       memory.grad_p[i] = grad;
@@ -397,14 +402,14 @@ struct Adjoint {
 
   // grad_z_i = -p_i (U r_i + W Q q_i) and what the floor adds; Q q_i is in `product` by now.
   __device__ void write_features() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t M = task.in.M, C = task.in.C;
     task.block.each(task.in.n * M, [&](int64_t k) {
-      const int64_t i = k / M, j = k % M, a = memory.position[j];
+      const int64_t i = k / M, j = k % M, a = features.position[j];
       double grad = 0;
       for (int64_t c = 0; c < C && a >= 0; ++c)
         grad -= memory.x[a * C + c] * m.R[i * C + c] + m.W[j * C + c] * memory.product[i * C + c];
-      if (a >= 0 && memory.floor[a] != 0) grad += 2 * memory.floor[a] * raw(i, j);
+      if (a >= 0 && memory.floor[a] != 0) grad += 2 * memory.floor[a] * centred(i, j);
       grad *= m.p[i];
       if (out.z) out.z[k] = static_cast<Real>(grad);
       if (out.z_sum) out.z_sum[k] += grad;
@@ -412,7 +417,7 @@ struct Adjoint {
   }
 
   __device__ void write_samples() const {
-    const TaskMemory<double>& m = task.memory;
+    const auto& m = task.memory;
     const int64_t n = task.in.n, C = task.in.C;
     load_responses();
     if (out.y)
@@ -437,24 +442,12 @@ struct Adjoint {
     write_strengths();
     write_samples();
   }
-
-  // The same number everywhere, for a task that has no gradient.
-  __device__ void fill(Real value) const {
-    const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
-    const auto set = [&](Real* grad, int64_t count) {
-      if (grad) task.block.each(count, [&](int64_t k) { grad[k] = value; });
-    };
-    set(out.z, n * M), set(out.y, n * C), set(out.sample_weight, n);
-    set(out.l1, M), set(out.group, M), set(out.ridge, M);
-    if (out.z_sum) task.block.each(n * M, [&](int64_t k) { out.z_sum[k] += value; });
-    if (out.weight_sum) task.block.each(n, [&](int64_t i) { out.weight_sum[i] += value; });
-  }
 };
 
 // Loads samples, strengths and weights of task t, and what a loss that is not squared is there;
 // false where a number is not finite or not possible.
 template <typename Real>
-__device__ bool load_solution(BlockTask<double, Real>& task, const PenaltyArgs<Real>& penalty,
+__device__ bool load_solution(BlockTask<double, Real, kRaw>& task, const PenaltyArgs<Real>& penalty,
                               int64_t t, TaskNeeds needs, const Real* weight) {
   double* W = task.memory.W;
   if (!load_task(task) || !load_penalty(task, penalty, t, needs) ||

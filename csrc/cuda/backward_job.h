@@ -1,6 +1,7 @@
 // The gradient of head solves as launches: what its kernels are given.
 #pragma once
 
+#include "ridge_memory.h"
 #include "task_job.h"
 
 SPARSEDIS_BEGIN
@@ -14,27 +15,38 @@ SPARSEDIS_HD inline int64_t backward_row_numbers(int64_t C, int64_t loss) {
   return row_numbers(C, loss) + C + 1;
 }
 
-// The system on the support, compact: row a of (S, C) is feature row[a].
+// The features of the support, in order, and their number; places of all features in it, or -1.
+struct SupportMemory {
+  int32_t *row, *position;
+
+  SPARSEDIS_HD SupportMemory(Arena& arena, int64_t M) {
+    row = arena.take<int32_t>(M + 1), position = arena.take<int32_t>(M);
+  }
+};
+
+// The system on the support, compact: row a of (S, C) is feature row[a]. S is as large as the
+// support may be, or as it is.
 struct AdjointMemory {
   double *rhs, *x, *direction, *image, *scaled;  // of conjugate gradients, (S, C) each
   double *unit, *live, *inverse;                 // W_j / ||W_j||, 1 or 0, 1 / diagonal: (S, C)
+                                                 // all but x are null where a factor solves
   double *d, *level, *floor;             // group / ||W_j||, it and what else bends a row, (S);
                                          // what moves a row's own ridge
   double *grad_bias, *answer, *partial;  // (C), (C), scratch
   double *product, *grad_p;              // (n, C), (n)
-  int32_t *row, *position;               // features of the support; places in it, or -1
 
-  SPARSEDIS_HD AdjointMemory(Arena& arena, double* scratch, int64_t n, int64_t M, int64_t C,
-                             double* rows)
+  SPARSEDIS_HD AdjointMemory(Arena& arena, double* scratch, int64_t n, int64_t S, int64_t C,
+                             double* rows, bool direct)
       : partial(scratch) {
-    for (double** wide : {&rhs, &x, &direction, &image, &scaled, &unit, &live, &inverse})
-      *wide = arena.take<double>(M * C);
-    for (double** row_number : {&d, &level, &floor}) *row_number = arena.take<double>(M);
-    grad_bias = arena.take<double>(C), answer = arena.take<double>(C);
-    row = arena.take<int32_t>(M + 1), position = arena.take<int32_t>(M);
     double* on_chip = arena.take_shared<double>(n * (C + 1));
     product = on_chip ? on_chip : rows;
     grad_p = product + n * C;
+    grad_bias = arena.take<double>(C), answer = arena.take<double>(C);
+    // Arrays of one size after another, the largest last: a smaller S then takes no more memory.
+    for (double** row_number : {&d, &level, &floor}) *row_number = arena.take<double>(S);
+    x = arena.take<double>(S * C);
+    for (double** wide : {&direction, &image, &scaled, &rhs, &unit, &live, &inverse})
+      *wide = direct ? nullptr : arena.take<double>(S * C);
   }
 };
 
@@ -57,9 +69,10 @@ template <typename Real>
 struct BackwardJob {
   HeadsBackwardArgs<Real> args;
   TaskBlocks blocks;
-  double* sums;  // of what tasks share: kPartialSums times (n, M) and (n), or null
+  double* sums;      // of what tasks share: kPartialSums times (n, M) and (n), or null
+  int64_t unknowns;  // of ridge's systems, at most; 0 where conjugate gradients solve
 
-  SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
+  SPARSEDIS_HD TaskNeeds needs() const { return {true, true, false}; }
   void place(const TaskBlocks& there, char* rest) {
     blocks = there, sums = shared_numbers(args) > 0 ? reinterpret_cast<double*>(rest) : nullptr;
   }
@@ -71,17 +84,21 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
                                       Machine machine) {
   const SamplesArgs<Real>& s = args.samples;
   if (s.one_design) machine.blocks = kPartialSums;
+  const bool direct = s.loss == kSquared && only_ridge(args.penalty);
+  const int64_t unknowns = direct ? ridge_unknowns(s) : 0;
   const auto lay_out = [&](Arena& arena, int64_t n) {
-    const TaskMemory<double> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true});
+    const TaskMemory<double, Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, false});
     double* partial = arena.take<double>(kPartials);
-    const AdjointMemory memory(arena, partial, n, s.M, s.C, nullptr);
+    SupportMemory(arena, s.M);
+    RidgeMemory(arena, partial, unknowns, direct ? s.M : 0, s.C);
+    const AdjointMemory memory(arena, partial, n, s.M, s.C, nullptr, direct);
     return task.on_chip() && memory.product != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);
   const int64_t numbers = shared_numbers(args);
   std::vector<Launch> launches{tasks.launch("fit_heads_backward")};
   if (numbers > 0) launches.push_back({"add_sums", sums_grid(numbers), 0});
-  return {{args, {}, nullptr}, tasks, sums_bytes(numbers), launches};
+  return {{args, {}, nullptr, unknowns}, tasks, sums_bytes(numbers), launches};
 }
 
 SPARSEDIS_END

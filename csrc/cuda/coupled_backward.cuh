@@ -25,14 +25,15 @@ struct CoupledAdjoint {
   // Calls body(t, task, adjoint) for the tasks of this block.
   template <typename F>
   __device__ void each(F body) const {
-    const auto with = [&](int64_t t, auto& task, TaskMemory<double>&, Arena& arena, double* rows) {
+    const auto with = [&](int64_t t, auto& task, auto&, Arena& arena, double* rows) {
       const TaskInput<Real>& in = task.in;
-      const AdjointMemory own(arena, scratch.partial, in.n, in.M, in.C, rows);
+      const SupportMemory support(arena, in.M);
+      const AdjointMemory own(arena, scratch.partial, in.n, in.M, in.C, rows, false);
       const HeadGradient<Real> out = gradient_of(job.own, t);
       task.total_weight = memory.weight[t];
-      body(t, task, Adjoint<Real>{task, own, out, args().penalty, memory.norm});
+      body(t, task, Adjoint<Real>{task, support, own, out, args().penalty, memory.norm});
     };
-    for_each_kept_task(args().samples, job.own.blocks, job.own.needs(), scratch, with);
+    for_each_kept_task<kRaw>(args().samples, job.own.blocks, job.own.needs(), scratch, with);
   }
   // Of these, the tasks that take part.
   template <typename F>
@@ -54,10 +55,10 @@ struct CoupledAdjoint {
   }
   // What task t adds: <W, V> of every feature of its support, for V (S, C).
   __device__ void project(int64_t t, const Adjoint<Real>& adjoint, const double* V) const {
-    const TaskMemory<double>& m = adjoint.task.memory;
+    const auto& m = adjoint.task.memory;
     const int64_t C = adjoint.task.in.C;
     adjoint.task.block.each(adjoint.support(), [&](int64_t a) {
-      const int64_t j = adjoint.memory.row[a];
+      const int64_t j = adjoint.features.row[a];
       double sum = 0;
       for (int64_t c = 0; c < C; ++c) sum += m.W[j * C + c] * V[a * C + c];
       memory.part[j * args().samples.T + t] = sum;
@@ -89,7 +90,7 @@ struct CoupledAdjoint {
     each_present([&](int64_t t, auto& task, const Adjoint<Real>& adjoint) {
       const int64_t C = task.in.C;
       task.block.each(adjoint.size(), [&](int64_t k) {
-        const int64_t j = adjoint.memory.row[k / C];
+        const int64_t j = adjoint.features.row[k / C];
         adjoint.memory.image[k] -= memory.radial[j] * task.memory.W[j * C + k % C];
       });
       const double next = adjoint.advance(length);
@@ -146,6 +147,7 @@ __device__ void adjoint_start(const CoupledBackwardJob<Real>& job) {
       [&](int64_t t, auto& task, const Adjoint<Real>& adjoint) {
         task.block.each(s.M, [&](int64_t j) { memory.part[j * s.T + t] = 0; });
         if (!(task.total_weight > 0)) return;
+        load_support(task, job.own.args.penalty, memory.norm, adjoint.features);
         adjoint.load(t);
         const double length = adjoint.start();
         if (Block::rank() == 0) memory.length[t] = length;
@@ -185,7 +187,8 @@ __device__ void adjoint_write(const CoupledBackwardJob<Real>& job) {
   all.each([&](int64_t t, auto& task, const Adjoint<Real>& adjoint) {
     const double weight = task.total_weight;
     if (!(weight > 0))
-      return adjoint.fill(weight == 0 ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
+      return fill(task, adjoint.out,
+                  weight == 0 ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
     all.project(t, adjoint, adjoint.memory.x);
     adjoint.write();
   });

@@ -41,10 +41,11 @@ template <typename Real>
 Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Real>& args,
                                                      int64_t rows, const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
-  const CoupledBackwardJob<Real> job{{args, {}, nullptr}, nullptr};
+  const CoupledBackwardJob<Real> job{{args, {}, nullptr, 0}, nullptr};
   const auto lay_out = [&](Arena& arena) {
     TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.own.needs());
-    AdjointMemory(arena, nullptr, 0, s.M, s.C, nullptr);
+    SupportMemory(arena, s.M);
+    AdjointMemory(arena, nullptr, 0, s.M, s.C, nullptr, false);
   };
   const TaskPlan tasks =
       plan_kept_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);

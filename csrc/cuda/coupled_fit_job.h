@@ -35,7 +35,7 @@ struct CoupledFitJob {
   char* coupled;  // CoupledFitMemory
 
   // g, weights and ridge lie with those of all tasks.
-  SPARSEDIS_HD TaskNeeds needs() const { return {false, false, false}; }
+  SPARSEDIS_HD TaskNeeds needs() const { return {false, false, false, false}; }
   void place(const TaskBlocks& there, char* rest) { blocks = there, coupled = rest; }
   SPARSEDIS_HD CoupledFitMemory memory() const {
     Arena arena(nullptr, 0, coupled);

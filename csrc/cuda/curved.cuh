@@ -8,10 +8,10 @@
 SPARSEDIS_BEGIN
 
 // Limits of the bias, and its best finite part at zero weights, of sum 0 over classes.
-template <typename Compute, typename Real>
-__device__ void load_bias(const BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ void load_bias(const Task& task) {
+  const auto& in = task.in;
+  const auto& memory = task.memory;
   const int64_t C = in.C;
   double *limit = memory.limit, *start = memory.bias, *ones = memory.step, *zeros = memory.trial;
   const auto target = [&](int64_t i, int64_t c) {
@@ -37,9 +37,8 @@ __device__ void load_bias(const BlockTask<Compute, Real>& task) {
 }
 
 // P at scores + bias of one sample, and its log-sum-exp.
-template <typename Compute, typename Real>
-__device__ void mean_of(const BlockTask<Compute, Real>& task, const double* scores,
-                        const double* bias, int64_t i) {
+template <typename Task>
+__device__ void mean_of(const Task& task, const double* scores, const double* bias, int64_t i) {
   const int64_t C = task.in.C;
   const double *limit = task.memory.limit, *S = scores + i * C;
   double* P = task.memory.P + i * C;
@@ -69,10 +68,10 @@ __device__ inline double entropy_of(double q) { return q > 0 ? q * log(q) : 0.0;
 
 // D(q; u) at q = (1 - s) y + s P, summed over the samples with weights p, where the means are those
 // at `bias`; at s = 0 the loss, less the least that it can be.
-template <typename Compute, typename Real>
-__device__ double divergence(const BlockTask<Compute, Real>& task, const double* bias, double s) {
-  const TaskInput<Real>& in = task.in;
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ double divergence(const Task& task, const double* bias, double s) {
+  const auto& in = task.in;
+  const auto& memory = task.memory;
   if (s == 1) return 0;
   return task.block.sum(in.n * in.C, [&](int64_t k) {
     const int64_t i = k / in.C, c = k % in.C;
@@ -88,10 +87,10 @@ __device__ double divergence(const BlockTask<Compute, Real>& task, const double*
 
 // Gradient and Hessian of the loss in the finite bias; directions that change nothing get the
 // curvature 1.
-template <typename Compute, typename Real>
-__device__ void load_bias_system(const BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ void load_bias_system(const Task& task) {
+  const auto& in = task.in;
+  const auto& memory = task.memory;
   const int64_t C = in.C;
   const double *p = memory.p, *P = memory.P, *limit = memory.limit;
   const bool multinomial = in.loss == kMultinomial;
@@ -112,9 +111,9 @@ __device__ void load_bias_system(const BlockTask<Compute, Real>& task) {
 }
 
 // Newton's step of the bias from the gradient and Hessian there, in memory.step; its decrement.
-template <typename Compute, typename Real>
-__device__ double bias_step(const BlockTask<Compute, Real>& task) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ double bias_step(const Task& task) {
+  const auto& memory = task.memory;
   const int64_t C = task.in.C;
   load_bias_system(task);
   if (!factor_spd(task.block, memory.H, C, Square{C})) return 0;
@@ -126,9 +125,9 @@ __device__ double bias_step(const BlockTask<Compute, Real>& task) {
 // The best finite bias for the scores S, from memory.bias, by Newton's method with halved steps; P
 // is left at it. Every trial, the start among them, takes the one path through the loop: what is
 // inlined once stays small.
-template <typename Compute, typename Real>
-__device__ void fit_bias(const BlockTask<Compute, Real>& task) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ void fit_bias(const Task& task) {
+  const auto& memory = task.memory;
   double *bias = memory.bias, *step = memory.step, *trial = memory.trial;
   const auto move = [&](double length) {
     task.block.each(task.in.C, [&](int64_t c) { trial[c] = bias[c] - length * step[c]; });
@@ -157,9 +156,9 @@ __device__ void fit_bias(const BlockTask<Compute, Real>& task) {
 }
 
 // R = sqrt(p) (y - P)
-template <typename Compute, typename Real>
-__device__ void respond(const BlockTask<Compute, Real>& task) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task>
+__device__ void respond(const Task& task) {
+  const auto& memory = task.memory;
   const int64_t C = task.in.C;
   task.block.each(task.in.n * C, [&](int64_t k) {
     const int64_t i = k / C;

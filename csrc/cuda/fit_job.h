@@ -1,6 +1,7 @@
 // Fits of head solves as launches: what their kernels are given.
 #pragma once
 
+#include "ridge_memory.h"
 #include "task_job.h"
 
 SPARSEDIS_BEGIN
@@ -27,22 +28,13 @@ struct ProximalMemory {
   }
 };
 
-// What ridge keeps of a task: the system of the smaller side, and its right sides.
-struct RidgeMemory {
-  double *K, *x;  // the lower half of (N, N), row after row; (N, C)
-
-  SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t C) {
-    K = arena.take<double>(packed_numbers(N)), x = arena.take<double>(N * C);
-  }
-};
-
 template <typename Real>
 struct FitJob {
   HeadsArgs<Real> args;
   TaskBlocks blocks;
   int64_t unknowns;  // of ridge's systems, at most
 
-  SPARSEDIS_HD TaskNeeds needs() const { return {true, true}; }
+  SPARSEDIS_HD TaskNeeds needs() const { return {true, true, true}; }
   void place(const TaskBlocks& there, char*) { blocks = there; }
 };
 
@@ -50,19 +42,21 @@ struct FitJob {
 template <typename Real>
 Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
-  const bool ridge = s.loss == kSquared && !present(args.penalty.l1) &&
-                     !present(args.penalty.group) && !args.penalty.nonneg;
-  const int64_t N = s.offsets ? s.M : std::min(s.n, s.M);
+  const bool ridge = s.loss == kSquared && only_ridge(args.penalty);
+  const int64_t unknowns = ridge_unknowns(s);
   const auto lay_out = [&](Arena& arena, int64_t n) {
-    const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true});
-    if (ridge) RidgeMemory(arena, N, s.C);
-    if (ridge) return task.on_chip();
+    const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, true});
+    if (ridge) {
+      double* partial = arena.take<double>(kPartials);
+      RidgeMemory(arena, partial, unknowns, s.M, s.C);
+      return task.on_chip();
+    }
     Real* partial = arena.take<Real>(kPartials);
     const ProximalMemory<Real> memory(arena, partial, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
-  return {{args, {}, N}, tasks, 0, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
+  return {{args, {}, unknowns}, tasks, 0, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
 }
 
 SPARSEDIS_END

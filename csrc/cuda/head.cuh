@@ -18,9 +18,9 @@ __device__ HeadResult<Real> result_of(const HeadsArgs<Real>& a, int64_t t) {
 }
 
 // The same number everywhere, for a task that has no heads.
-template <typename Compute, typename Real>
-__device__ void write_all(const BlockTask<Compute, Real>& task, const HeadResult<Real>& out,
-                          Real value, Status status) {
+template <typename Task, typename Real>
+__device__ void write_all(const Task& task, const HeadResult<Real>& out, Real value,
+                          Status status) {
   task.block.each(task.in.M * task.in.C, [&](int64_t k) { out.weight[k] = value; });
   task.block.each(task.in.C, [&](int64_t c) { out.bias[c] = value; });
   if (Block::rank() == 0) *out.gap = value, *out.n_iter = 0, *out.status = status;
@@ -28,10 +28,9 @@ __device__ void write_all(const BlockTask<Compute, Real>& task, const HeadResult
 
 // The bias of a loss that is not squared: as core/heads.h, a class that is none has -inf, and the
 // others have sum 0.
-template <typename Compute, typename Real>
-__device__ void write_curved_bias(const BlockTask<Compute, Real>& task, const double* shift,
-                                  Real* bias) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task, typename Real>
+__device__ void write_curved_bias(const Task& task, const double* shift, Real* bias) {
+  const auto& memory = task.memory;
   const int64_t C = task.in.C;
   double sums[2];  // of finite biases, and their number
   task.block.sums(C, sums, [&](int64_t c, double (&pair)[2]) {
@@ -45,10 +44,10 @@ __device__ void write_curved_bias(const BlockTask<Compute, Real>& task, const do
 }
 
 // memory.W as weights, and the intercept ybar - W' zbar.
-template <typename Compute, typename Real>
-__device__ void write_head(const BlockTask<Compute, Real>& task, const HeadResult<Real>& out,
-                           double gap, double tol, int64_t steps) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task, typename Real>
+__device__ void write_head(const Task& task, const HeadResult<Real>& out, double gap, double tol,
+                           int64_t steps) {
+  const auto& memory = task.memory;
   const int64_t M = task.in.M, C = task.in.C;
   const bool squared = task.in.loss == kSquared;
   task.block.each(M * C, [&](int64_t k) { out.weight[k] = static_cast<Real>(memory.W[k]); });

@@ -3,27 +3,41 @@
 #pragma once
 
 #include "adjoint.cuh"
+#include "ridge.cuh"
 
 SPARSEDIS_BEGIN
+
+// Ridge heads: the whole system, over all features, has one factor.
+template <typename Task>
+__device__ void solve_directly(const Task& task, const RidgeMemory& memory, double* x) {
+  const Ridge<Task> ridge{task, memory};
+  ridge.factor();
+  ridge.invert(x);
+}
 
 template <typename Real>
 __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
   const HeadsBackwardArgs<Real>& a = job.args;
   clear_sums(job);
-  for_each_task<double>(
-      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena) {
+  for_each_task<double, kRaw>(
+      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
+        const bool direct = job.unknowns > 0;
         const HeadGradient<Real> out = gradient_of(job, t);
-        double* rows = job.blocks.rows + row_of(a.samples, t) * job.blocks.row_numbers +
-                       in.n * row_numbers(in.C, in.loss);
         double* partial = arena.take<double>(kPartials);
-        const AdjointMemory memory(arena, partial, in.n, in.M, in.C, rows);
-        const Adjoint<Real> adjoint{task, memory, out, a.penalty};
+        const SupportMemory support(arena, in.M);
+        const RidgeMemory system(arena, partial, job.unknowns, direct ? in.M : 0, in.C);
         const bool finite = load_solution(task, a.penalty, t, job.needs(), out.weight);
         if (!finite || task.empty())
-          return adjoint.fill(finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
+          return fill(task, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
+        load_support(task, a.penalty, nullptr, support);
+        const AdjointMemory memory(arena, partial, in.n, support.row[in.M], in.C, rows, direct);
+        const Adjoint<Real> adjoint{task, support, memory, out, a.penalty};
         adjoint.load(t);
-        adjoint.solve();
+        if (direct)
+          solve_directly(task, system, memory.x);
+        else
+          adjoint.solve();
         adjoint.write();
       });
 }

@@ -7,63 +7,33 @@
 
 #include "head.cuh"
 #include "proximal.cuh"
+#include "ridge.cuh"
 
 SPARSEDIS_BEGIN
 
 // ---- ridge
 
-// (A'A + D) W = A'B, or with fewer samples W = D^-1 A' x with (A D^-1 A' + I) x = B.
-template <typename Compute, typename Real>
-__device__ bool solve_ridge(const BlockTask<Compute, Real>& task, const RidgeMemory& system) {
-  const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
-  const bool dual = n < M;
-  const int64_t N = dual ? n : M;
-  const double* ridge = task.memory.ridge;
-  double *K = system.K, *x = system.x;
-  const Packed at;
-  for (int64_t a = Block::warp(); a < N; a += kWarps)
-    for (int64_t b = Block::lane(); b <= a; b += kWarp) {
-      double sum = 0;
-      for (int64_t k = 0; k < (dual ? M : n); ++k)
-        sum += dual ? static_cast<double>(task.a(a, k)) * task.a(b, k) / ridge[k]
-                    : static_cast<double>(task.a(k, a)) * task.a(k, b);
-      K[at(a, b)] = sum + (a == b ? (dual ? 1.0 : ridge[a]) : 0.0);
-    }
-  if (dual)
-    task.block.each(n * C, [&](int64_t k) { x[k] = task.b(k / C, k % C); });
-  else
-    task.block.sum_rows(n, M * C, x, [&](int64_t i, int64_t k) {
-      return static_cast<double>(task.a(i, k / C)) * task.b(i, k % C);
-    });
-  if (!factor_spd(task.block, K, N, at)) return false;
-  solve_spd(task.block, K, N, C, x, at);
-  Compute* W = task.memory.W;
-  if (!dual) {
-    task.block.each(M * C, [&](int64_t k) { W[k] = static_cast<Compute>(x[k]); });
-    return true;
-  }
-  task.block.sum_rows(n, M * C, W, [&](int64_t i, int64_t k) {
-    return static_cast<double>(task.a(i, k / C)) * x[i * C + k % C] / ridge[k / C];
-  });
-  return true;
-}
-
 template <typename Real>
 __device__ void fit_ridge(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
-  for_each_task<Real>(a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena) {
-    const HeadResult<Real> out = result_of(a, t);
-    const RidgeMemory system(arena, job.unknowns, task.in.C);
-    if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
-      return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
-    if (task.empty()) return write_all(task, out, Real(0), kConverged);
-    solve_ridge(task, system);
-    const double zero = evaluate_both(task, true);
-    if (zero == 0) task.block.each(task.in.M * task.in.C, [&](int64_t k) { task.memory.W[k] = 0; });
-    pull_all(task, task.memory.g);
-    const double gap = zero > 0 ? gap_at(task, a.penalty.nonneg) / zero : 0.0;
-    write_head(task, out, gap, a.tol, 1);
-  });
+  for_each_task<Real>(
+      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double*) {
+        const HeadResult<Real> out = result_of(a, t);
+        double* partial = arena.take<double>(kPartials);
+        const RidgeMemory memory(arena, partial, job.unknowns, task.in.M, task.in.C);
+        if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
+          return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
+        if (task.empty()) return write_all(task, out, Real(0), kConverged);
+        const Ridge<std::remove_reference_t<decltype(task)>> ridge{task, memory};
+        ridge.factor();
+        ridge.fit(task.memory.R, task.memory.W);
+        const double zero = evaluate_both(task, true);
+        if (zero == 0)
+          task.block.each(task.in.M * task.in.C, [&](int64_t k) { task.memory.W[k] = 0; });
+        pull_all(task, task.memory.g);
+        const double gap = zero > 0 ? gap_at(task, a.penalty.nonneg) / zero : 0.0;
+        write_head(task, out, gap, a.tol, 1);
+      });
 }
 
 // ---- accelerated proximal gradient
@@ -103,23 +73,22 @@ __device__ double solve_proximal(Proximal<Compute, Real>& solve, double tol, int
 template <typename Real>
 __device__ void fit_proximal(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
-  for_each_task<Real>(a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena) {
-    const TaskInput<Real>& in = task.in;
-    const HeadResult<Real> out = result_of(a, t);
-    double* rows = job.blocks.rows + row_of(a.samples, t) * job.blocks.row_numbers +
-                   in.n * row_numbers(in.C, in.loss);
-    Real* partial = arena.take<Real>(kPartials);
-    const ProximalMemory<Real> memory(arena, partial, in.n, in.M, in.C, rows);
-    const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
-    if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()) ||
-        !load_start(task, init, a.penalty.nonneg))
-      return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
-    if (task.empty()) return write_all(task, out, Real(0), kConverged);
-    Proximal<Real, Real> solve{task, memory, a.penalty.nonneg, loss_curvature(in.loss)};
-    int64_t steps = 0;
-    const double gap = solve_proximal(solve, a.tol, a.max_iter, &steps);
-    write_head(task, out, gap, a.tol, steps);
-  });
+  for_each_task<Real>(
+      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
+        const TaskInput<Real>& in = task.in;
+        const HeadResult<Real> out = result_of(a, t);
+        Real* partial = arena.take<Real>(kPartials);
+        const ProximalMemory<Real> memory(arena, partial, in.n, in.M, in.C, rows);
+        const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
+        if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()) ||
+            !load_start(task, init, a.penalty.nonneg))
+          return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
+        if (task.empty()) return write_all(task, out, Real(0), kConverged);
+        Proximal<Real, Real> solve{task, memory, a.penalty.nonneg, loss_curvature(in.loss)};
+        int64_t steps = 0;
+        const double gap = solve_proximal(solve, a.tol, a.max_iter, &steps);
+        write_head(task, out, gap, a.tol, steps);
+      });
 }
 
 SPARSEDIS_END

@@ -9,11 +9,10 @@
 SPARSEDIS_BEGIN
 
 // Loads samples, strengths and weights of task t; false where one is not finite or not possible.
-template <typename Compute, typename Real, typename Weight>
-__device__ bool load_all(const ReportJob<Real>& job, int64_t t, const Weight* weight,
-                         BlockTask<Compute, Real>& task) {
+template <typename Task, typename Real, typename Weight>
+__device__ bool load_all(const ReportJob<Real>& job, int64_t t, const Weight* weight, Task& task) {
   const int64_t size = task.in.M * task.in.C;
-  Compute* W = task.memory.W;
+  auto* W = task.memory.W;
   return load_task(task) && load_penalty(task, job.args.penalty, t, job.needs()) &&
          (weight == nullptr ||
           stage(task.block, weight + t * size, size, [W](int64_t k, Weight w) { W[k] = w; }));
@@ -23,7 +22,7 @@ __device__ bool load_all(const ReportJob<Real>& job, int64_t t, const Weight* we
 template <typename Real>
 __device__ void lambda_max(const ReportJob<Real>& job) {
   for_each_task<Real>(job.args.samples, job.blocks, job.needs(),
-                      [&](int64_t t, auto& task, Arena&) {
+                      [&](int64_t t, auto& task, Arena&, double*) {
                         const int64_t C = task.in.C;
                         const TaskMemory<Real>& memory = task.memory;
                         double value = std::numeric_limits<double>::quiet_NaN();
@@ -43,7 +42,7 @@ __device__ void lambda_max(const ReportJob<Real>& job) {
 template <typename Real>
 __device__ void duality_gap(const ReportJob<Real>& job) {
   for_each_task<Real>(job.args.samples, job.blocks, job.needs(),
-                      [&](int64_t t, auto& task, Arena&) {
+                      [&](int64_t t, auto& task, Arena&, double*) {
                         double value = std::numeric_limits<double>::quiet_NaN();
                         if (load_all(job, t, job.args.weight, task)) {
                           const double zero = task.empty() ? 0.0 : evaluate_both(task, true);
@@ -71,7 +70,7 @@ __device__ void coupled_pull(const ReportJob<Real>& job) {
   const CoupledMemory memory = job.coupled_memory();
   const bool weighed = job.args.weight != nullptr;
   for_each_task<double>(
-      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&) {
+      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&, double*) {
         const int64_t M = task.in.M, C = task.in.C;
         double *g = memory.g + t * M * C, *W = memory.W + t * M * C;
         const bool finite = load_all(job, t, job.args.weight, task),
@@ -104,7 +103,7 @@ template <typename Real>
 __device__ void coupled_loss(const ReportJob<Real>& job) {
   const CoupledMemory memory = job.coupled_memory();
   for_each_task<double>(
-      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&) {
+      job.args.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena&, double*) {
         double loss = 0;
         if (memory.status[t] == kConverged && load_all(job, t, memory.W, task) && !task.empty()) {
           evaluate_both(task, true);

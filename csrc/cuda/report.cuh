@@ -7,8 +7,8 @@
 SPARSEDIS_BEGIN
 
 // The loss at the dual point s R, above the least that it can be: at 0 the objective's loss.
-template <typename Compute, typename Real>
-__device__ double loss_of(const BlockTask<Compute, Real>& task, double s) {
+template <typename Task>
+__device__ double loss_of(const Task& task, double s) {
   if (task.in.loss != kSquared) return divergence(task, task.memory.bias, s);
   const double* R = task.memory.R;
   const double residual2 =
@@ -17,10 +17,10 @@ __device__ double loss_of(const BlockTask<Compute, Real>& task, double s) {
 }
 
 // R at the weights, or at zero.
-template <typename Compute, typename Real>
-__device__ void evaluate(const BlockTask<Compute, Real>& task, bool weighed) {
+template <typename Task>
+__device__ void evaluate(const Task& task, bool weighed) {
   const int64_t C = task.in.C;
-  const TaskMemory<Compute>& memory = task.memory;
+  const auto& memory = task.memory;
   const bool squared = task.in.loss == kSquared;
   double* scores = squared ? memory.R : memory.S;
   if (weighed)
@@ -40,8 +40,8 @@ __device__ void evaluate(const BlockTask<Compute, Real>& task, bool weighed) {
 }
 
 // The objective at zero weights; R at the weights, if there are any and there is something to fit.
-template <typename Compute, typename Real>
-__device__ double evaluate_both(const BlockTask<Compute, Real>& task, bool weighed) {
+template <typename Task>
+__device__ double evaluate_both(const Task& task, bool weighed) {
   if (task.in.loss != kSquared) load_bias(task);
   double zero = 0;
 #pragma unroll 1
@@ -85,12 +85,12 @@ __device__ inline double conjugate_of(const RowPenalty& p, const double* g, int6
 }
 
 // P - D as core/dual.h has it, from R and g = A'R at the weights.
-template <typename Compute, typename Real>
-__device__ double gap_at(const BlockTask<Compute, Real>& task, bool nonneg) {
+template <typename Task>
+__device__ double gap_at(const Task& task, bool nonneg) {
   const int64_t M = task.in.M, C = task.in.C;
-  const TaskMemory<Compute>& memory = task.memory;
+  const auto& memory = task.memory;
   const double* g = memory.g;
-  const Compute* W = memory.W;
+  const auto* W = memory.W;
   const auto row = [&](int64_t j) {
     return RowPenalty{memory.l1[j], memory.group[j], memory.ridge[j], nonneg};
   };

@@ -13,7 +13,7 @@ struct ReportJob {
   TaskBlocks blocks;
   char* coupled;  // CoupledMemory, or null
 
-  SPARSEDIS_HD TaskNeeds needs() const { return {args.weight != nullptr, coupled == nullptr}; }
+  SPARSEDIS_HD TaskNeeds needs() const { return {args.weight != nullptr, !coupled, !coupled}; }
   void place(const TaskBlocks& there, char* rest) {
     blocks = there, coupled = present(args.penalty.shared) ? rest : nullptr;
   }
@@ -46,7 +46,7 @@ Plan<ReportJob<Real>> plan_report(const HeadsReportArgs<Real>& args, int64_t row
                                   const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
   const bool coupled = present(args.penalty.shared);
-  const TaskNeeds needs{args.weight != nullptr, !coupled};
+  const TaskNeeds needs{args.weight != nullptr, !coupled, !coupled};
   const auto lay_out = [&](Arena& arena, int64_t n) {
     if (coupled) return TaskMemory<double>(arena, n, s.M, s.C, s.loss, nullptr, needs).on_chip();
     return TaskMemory<Real>(arena, n, s.M, s.C, s.loss, nullptr, needs).on_chip();

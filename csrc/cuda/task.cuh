@@ -10,11 +10,21 @@
 
 SPARSEDIS_BEGIN
 
-template <typename Compute, typename Real>
+// How samples lie on the chip: as A, or as they were given, which is half of it where floats are
+// computed with in double.
+enum Kept { kCentred, kRaw };
+
+template <typename C, typename R, Kept kept = kCentred>
 struct BlockTask {
+  using Compute = C;
+  using Real = R;
+  using Stored = std::conditional_t<kept == kCentred, Compute, Real>;
+  using Memory = TaskMemory<Compute, Stored>;
+  static constexpr bool centres = kept == kCentred;
+
   const Block& block;
   const TaskInput<Real>& in;
-  const TaskMemory<Compute>& memory;
+  const Memory& memory;
   double total_weight = 0;  // sum of s
 
   __device__ bool empty() const { return in.n == 0 || total_weight == 0; }
@@ -23,18 +33,27 @@ struct BlockTask {
     return static_cast<Compute>(memory.root[i] * (z - memory.zbar[j]));
   }
   __device__ Compute a(int64_t i, int64_t j) const {
-    return memory.A ? memory.A[i * row_stride(in.M) + j] : centred(i, j, in.z[i * in.M + j]);
+    if (centres && memory.A) return memory.A[i * row_stride(in.M) + j];
+    return centred(i, j, z(i, j));
   }
   __device__ Compute b(int64_t i, int64_t c) const {
     return static_cast<Compute>(memory.root[i] * (memory.y[i * in.C + c] - memory.ybar[c]));
   }
+  // A sample as it is given; where centred ones are on the chip, from off it.
+  __device__ Real z(int64_t i, int64_t j) const {
+    if constexpr (!centres)
+      if (memory.A) return memory.A[i * row_stride(in.M) + j];
+    return in.z[i * in.M + j];
+  }
 };
 
-// Calls body(t, task, arena) for the tasks of this block, whose samples are not loaded yet; the
-// arena has what is left of the block's memory.
-template <typename Compute, typename Real, typename F>
+// Calls body(t, task, arena, rows) for the tasks of this block, whose samples are not loaded yet:
+// the arena has what is left of the block's memory, and `rows` what is left of the numbers of the
+// task's samples off the chip.
+template <typename Compute, Kept kept = kCentred, typename Real, typename F>
 __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
                               TaskNeeds needs, F body) {
+  using Task = BlockTask<Compute, Real, kept>;
   extern __shared__ __align__(kAligned) char shared[];
   __shared__ double scratch[kThreads];
   const Block block{scratch};
@@ -42,9 +61,9 @@ __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;
     Arena arena(shared, blocks.shared_bytes, blocks.slices + blockIdx.x * blocks.slice_bytes);
-    const TaskMemory<Compute> memory(arena, in.n, in.M, in.C, in.loss, rows, needs);
-    BlockTask<Compute, Real> task{block, in, memory};
-    body(t, task, arena);
+    const typename Task::Memory memory(arena, in.n, in.M, in.C, in.loss, rows, needs);
+    Task task{block, in, memory};
+    body(t, task, arena, rows + in.n * row_numbers(in.C, in.loss));
     Block::sync();
   }
 }
@@ -79,9 +98,9 @@ __device__ bool stage(const Block& block, const Real* from, int64_t count, F put
 }
 
 // p, its root and the total weight; false where a weight is negative or not finite.
-template <typename Compute, typename Real>
-__device__ bool load_weights(BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
+template <typename Task>
+__device__ bool load_weights(Task& task) {
+  const auto& in = task.in;
   double *p = task.memory.p, *root = task.memory.root;
   bool bad = false;
   task.block.each(in.n, [&](int64_t i) {
@@ -99,9 +118,9 @@ __device__ bool load_weights(BlockTask<Compute, Real>& task) {
 }
 
 // Whether the loss takes every target that has a weight.
-template <typename Compute, typename Real>
-__device__ bool takes_all(const BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
+template <typename Task>
+__device__ bool takes_all(const Task& task) {
+  const auto& in = task.in;
   bool bad = false;
   task.block.each(in.n, [&](int64_t i) {
     bad |= task.memory.p[i] > 0 && !takes(in.loss, task.memory.y + i * in.C, in.C);
@@ -110,9 +129,8 @@ __device__ bool takes_all(const BlockTask<Compute, Real>& task) {
 }
 
 // Weighted column means of x(i, k), around the heaviest row as core/task.h has it, or zeros.
-template <typename Compute, typename Real, typename F>
-__device__ void load_mean(const BlockTask<Compute, Real>& task, int64_t width, bool wanted,
-                          double* mean, F x) {
+template <typename Task, typename F>
+__device__ void load_mean(const Task& task, int64_t width, bool wanted, double* mean, F x) {
   const int64_t n = task.in.n;
   const double* p = task.memory.p;
   if (!wanted || task.empty()) return task.block.each(width, [&](int64_t k) { mean[k] = 0; });
@@ -127,35 +145,36 @@ __device__ void load_mean(const BlockTask<Compute, Real>& task, int64_t width, b
 }
 
 // The samples as they are, targets too; whether all are finite.
-template <typename Compute, typename Real>
-__device__ bool stage_samples(const BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
-  Compute* A = task.memory.A;
+template <typename Task>
+__device__ bool stage_samples(const Task& task) {
+  const auto& in = task.in;
+  using Stored = typename Task::Stored;
+  Stored* A = task.memory.A;
   double* y = task.memory.y;
   const uint32_t M = static_cast<uint32_t>(in.M), stride = static_cast<uint32_t>(row_stride(in.M));
-  const bool finite = stage(task.block, in.z, in.n * in.M, [=](int64_t k, Real z) {
+  const bool finite = stage(task.block, in.z, in.n * in.M, [=](int64_t k, auto z) {
     const uint32_t at = static_cast<uint32_t>(k);  // what is on the chip is small
-    if (A) A[at / M * stride + at % M] = static_cast<Compute>(z);
+    if (A) A[at / M * stride + at % M] = static_cast<Stored>(z);
   });
-  return stage(task.block, in.y, in.n * in.C, [=](int64_t k, Real target) { y[k] = target; }) &&
+  return stage(task.block, in.y, in.n * in.C, [=](int64_t k, auto target) { y[k] = target; }) &&
          finite;
 }
 
 // Fills the arrays of a task; false where a sample is not finite, a weight is negative, or the loss
 // does not take a target.
-template <typename Compute, typename Real>
-__device__ bool load_task(BlockTask<Compute, Real>& task) {
-  const TaskInput<Real>& in = task.in;
+template <typename Task>
+__device__ bool load_task(Task& task) {
+  const auto& in = task.in;
   const double* y = task.memory.y;
-  Compute* A = task.memory.A;
+  auto* A = task.memory.A;
   const int64_t stride = row_stride(in.M);
   if (!stage_samples(task) || !load_weights(task) || !takes_all(task)) return false;
   load_mean(task, in.C, in.fit_intercept && in.loss == kSquared, task.memory.ybar,
             [=](int64_t i, int64_t c) { return y[i * in.C + c]; });
   load_mean(task, in.M, in.fit_intercept, task.memory.zbar, [=](int64_t i, int64_t j) {
-    return A ? A[i * stride + j] : static_cast<Compute>(in.z[i * in.M + j]);
+    return A ? A[i * stride + j] : static_cast<typename Task::Stored>(in.z[i * in.M + j]);
   });
-  if (!A) return true;
+  if (!A || !Task::centres) return true;
   for (int64_t i = Block::warp(); i < in.n; i += kWarps)
     for (int64_t j = Block::lane(); j < in.M; j += kWarp)
       A[i * stride + j] = task.centred(i, j, A[i * stride + j]);
@@ -165,10 +184,10 @@ __device__ bool load_task(BlockTask<Compute, Real>& task) {
 
 // The strengths of task t, with the floor that core/task.h gives to a feature that nothing
 // penalises; false where one is not finite.
-template <typename Compute, typename Real>
-__device__ bool load_penalty(const BlockTask<Compute, Real>& task, const PenaltyArgs<Real>& args,
-                             int64_t t, TaskNeeds needs) {
-  const TaskMemory<Compute>& memory = task.memory;
+template <typename Task, typename Real>
+__device__ bool load_penalty(const Task& task, const PenaltyArgs<Real>& args, int64_t t,
+                             TaskNeeds needs) {
+  const auto& memory = task.memory;
   bool bad = false;
   task.block.each(task.in.M, [&](int64_t j) {
     const double l1 = at(args.l1, t, j), group = at(args.group, t, j);
@@ -181,14 +200,14 @@ __device__ bool load_penalty(const BlockTask<Compute, Real>& task, const Penalty
 #pragma unroll 1
     for (int64_t i = 0; i < task.in.n; ++i)
       norm2 += static_cast<double>(task.a(i, j)) * task.a(i, j);
-    ridge = static_cast<Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
+    ridge = static_cast<typename Task::Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
   });
   return !Block::any(bad);
 }
 
 // g = A'R over all features, (M, C).
-template <typename Compute, typename Real>
-__device__ void pull_all(const BlockTask<Compute, Real>& task, double* g) {
+template <typename Task>
+__device__ void pull_all(const Task& task, double* g) {
   const int64_t C = task.in.C;
   const double* R = task.memory.R;
   task.block.sum_rows(task.in.n, task.in.M * C, g, [&](int64_t i, int64_t k) {
@@ -197,8 +216,8 @@ __device__ void pull_all(const BlockTask<Compute, Real>& task, double* g) {
 }
 
 // scores = A W for W (M, C): a warp takes a sample, its lanes features.
-template <typename Compute, typename Real>
-__device__ void score_all(const BlockTask<Compute, Real>& task, const Compute* W, double* scores) {
+template <typename Task>
+__device__ void score_all(const Task& task, const typename Task::Compute* W, double* scores) {
   constexpr int outputs = 4;  // that are summed up together
   const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
   for (int64_t i = Block::warp(); i < n; i += kWarps)

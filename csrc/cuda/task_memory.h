@@ -21,18 +21,21 @@ SPARSEDIS_HD inline int64_t row_stride(int64_t M) { return M | 1; }
 // What a kernel needs of a task beside its samples.
 struct TaskNeeds {
   bool weights;    // W
-  bool strengths;  // and g; where tasks are coupled, these lie elsewhere
+  bool strengths;  // l1 and group
+  bool g;          // A'R
   bool ridge = true;
 };
 
-template <typename Compute>
+// `Stored` is the type of samples on the chip.
+template <typename Compute, typename Stored = Compute>
 struct TaskMemory {
   double *zbar, *ybar, *ridge;                 // (M), (C), (M)
   double *l1, *group, *g;                      // (M) twice, (M, C)
   double *bias, *trial, *step, *limit;         // (C) each,
   double *gradient, *H;                        // and (C), (C, C), for the best bias
   double *p, *root, *y, *R, *S, *P, *log_sum;  // (n) twice, (n, C) four times, (n)
-  Compute *W, *A;  // (M, C), (n, ld): the samples, null where they do not fit on the chip
+  Compute* W;                                  // (M, C)
+  Stored* A;  // (n, ld): the samples, null where they do not fit on the chip
 
   SPARSEDIS_HD bool on_chip() const { return p != nullptr; }
 
@@ -46,12 +49,12 @@ struct TaskMemory {
       *vector = arena.take<double>(curved ? C : 0);
     H = arena.take<double>(curved ? C * C : 0);
     for (double** strength : {&l1, &group}) *strength = arena.take<double>(needs.strengths ? M : 0);
-    g = arena.take<double>(needs.strengths ? M * C : 0);
+    g = arena.take<double>(needs.g ? M * C : 0);
     W = arena.take<Compute>(needs.weights ? M * C : 0);
     double* on_chip = arena.take_shared<double>(n * row_numbers(C, loss));
     p = on_chip ? on_chip : rows;
     root = p + n, y = root + n, R = y + n * C, S = R + n * C, P = S + n * C, log_sum = P + n * C;
-    A = arena.take_shared<Compute>(n * row_stride(M));
+    A = arena.take_shared<Stored>(n * row_stride(M));
   }
 };
 

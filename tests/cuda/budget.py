@@ -67,7 +67,9 @@ def main() -> None:
     check = parser.parse_args().check
     rows = [row for source in SOURCES for target in TARGETS for row in measure(source, target)]
     if check:
-        sys.exit("\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None)
+        sys.exit(
+            "\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None
+        )
     tables.write(TABLE, rows)
 
 

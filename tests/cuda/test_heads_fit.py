@@ -135,6 +135,20 @@ def test_collinear_features_do_not_end_the_power_method_early():
     assert_solved(fitted, samples.z, samples.y, penalty, 1e-7)
 
 
+def test_ridge_of_copied_features_that_is_lost_to_rounding_still_fits():
+    samples = heads_problem(2, 30, 12, 3)
+    z = torch.cat([samples.z[..., :6]] * 2, -1)
+    with executing(80):
+        fitted = sk.fit_heads(
+            z, samples.y, sk.Penalty(ridge=1e-19), on_error="flag", backend="cuda"
+        )
+    centred = z[..., :6] - z[..., :6].mean(1, keepdim=True)
+    best = torch.linalg.lstsq(centred, samples.y - samples.y.mean(1, keepdim=True)).solution
+    predicted = z @ fitted.weight + fitted.bias[:, None]
+    expected = centred @ best + samples.y.mean(1, keepdim=True)
+    torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["ridge", "sparse_group"])
 @pytest.mark.parametrize("loss", LOSSES[:2])
 def test_no_threads_race(kind, loss):

@@ -153,7 +153,9 @@ def main() -> None:
     check = parser.parse_args().check
     rows = [row for case in CASES for row in measure(case)]
     if check:
-        sys.exit("\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None)
+        sys.exit(
+            "\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None
+        )
     tables.write(TABLE, rows)
     print(markdown(rows))
 

@@ -1,0 +1,108 @@
+// Ridge heads of a block's task by one factor of the smaller side, in double: K = A'A + D over
+// features, or with fewer samples K = A D^-1 A' + I over samples, D the ridges.
+#pragma once
+
+#include "products.cuh"
+#include "ridge_memory.h"
+#include "spd.cuh"
+#include "task.cuh"
+
+SPARSEDIS_BEGIN
+
+constexpr int kLifts = 12;
+
+template <typename Task>
+struct Ridge {
+  const Task& task;
+  const RidgeMemory& memory;
+
+  __device__ bool dual() const { return task.in.n < task.in.M; }
+  __device__ int64_t unknowns() const { return dual() ? task.in.n : task.in.M; }
+  __device__ double a(int64_t i, int64_t j) const { return task.a(i, j); }
+
+  // K with its diagonal lifted by a share.
+  __device__ void load_system(double lift) const {
+    double* K = memory.K;
+    const double *inverse = memory.inverse, *ridge = task.memory.ridge;
+    const bool dual = this->dual();
+    const Packed at;
+    multiply_lower(
+        static_cast<int>(unknowns()), static_cast<int>(dual ? task.in.M : task.in.n),
+        [&](int r, int k) { return dual ? a(r, k) : a(k, r); },
+        [&](int k) { return dual ? inverse[k] : 1.0; },
+        [&](int r, int k, double sum) {
+          const double own = dual ? 1.0 : ridge[r];
+          K[at(r, k)] = r == k ? (sum + own) * (1 + lift) : sum;
+        });
+  }
+
+  // A matrix that rounding made indefinite is lifted; the certificate tells what that costs.
+  __device__ void factor() const {
+    double *inverse = memory.inverse, lift = 0;
+    const double* ridge = task.memory.ridge;
+    task.block.each(task.in.M, [&](int64_t j) { inverse[j] = 1 / ridge[j]; });
+#pragma unroll 1
+    for (int attempt = 0; attempt < kLifts; ++attempt) {
+      load_system(lift);
+      if (factor_spd(task.block, memory.K, unknowns(), Packed())) return;
+      lift = lift == 0 ? std::numeric_limits<double>::epsilon() : 8 * lift;
+      Block::sync();
+    }
+  }
+
+  // write(j, c, (A' y)) and write(i, c, (A x)), for C outputs.
+  template <typename Y, typename F>
+  __device__ void pull(Y y, F write) const {
+    multiply(
+        task.block, task.in.M, task.in.n, task.in.C, memory.partial,
+        [&](int64_t j, int64_t i) { return a(i, j); }, y, write);
+  }
+  template <typename X, typename F>
+  __device__ void push(X x, F write) const {
+    multiply(
+        task.block, task.in.n, task.in.M, task.in.C, memory.partial,
+        [&](int64_t i, int64_t j) { return a(i, j); }, x, write);
+  }
+  __device__ void solve(double* x) const {
+    Block::sync();
+    solve_spd(task.block, memory.K, unknowns(), task.in.C, x, Packed());
+  }
+
+  // W = (A'A + D)^-1 A'B, K factored; leaves B in `targets` (n, C).
+  template <typename Weight>
+  __device__ void fit(double* targets, Weight* W) const {
+    const int64_t C = task.in.C;
+    double* x = memory.x;
+    const auto target = [=](int64_t i, int64_t c) { return targets[i * C + c]; };
+    task.block.each(task.in.n * C, [&](int64_t k) { targets[k] = task.b(k / C, k % C); });
+    if (dual())
+      task.block.each(task.in.n * C, [&](int64_t k) { x[k] = targets[k]; });
+    else
+      pull(target, [=](int64_t j, int64_t c, double sum) { x[j * C + c] = sum; });
+    solve(x);
+    if (!dual())
+      return task.block.each(task.in.M * C, [&](int64_t k) { W[k] = static_cast<Weight>(x[k]); });
+    pull([=](int64_t i, int64_t c) { return x[i * C + c]; },
+         [&](int64_t j, int64_t c, double sum) {
+           W[j * C + c] = static_cast<Weight>(memory.inverse[j] * sum);
+         });
+    Block::sync();
+  }
+
+  // G (M, C) <- (A'A + D)^-1 G, K factored.
+  __device__ void invert(double* G) const {
+    const int64_t C = task.in.C;
+    if (!dual()) return solve(G);
+    double *x = memory.x, *inverse = memory.inverse;
+    push([=](int64_t j, int64_t c) { return inverse[j] * G[j * C + c]; },
+         [=](int64_t i, int64_t c, double sum) { x[i * C + c] = sum; });
+    solve(x);
+    pull([=](int64_t i, int64_t c) { return x[i * C + c]; },
+         [=](int64_t j, int64_t c, double sum) {
+           G[j * C + c] = inverse[j] * (G[j * C + c] - sum);
+         });
+    Block::sync();
+  }
+};
+
+SPARSEDIS_END
