@@ -165,14 +165,14 @@ inline void score_all(const Task<Real>& task, const Curved<Real>& data, const Re
   std::fill_n(m.S.get(), m.C * m.ld, Sum(0));
   for (int64_t i = 0; i < task.n; ++i)
     for (int64_t c = 0; c < m.C; ++c)
-      m.S.get()[c * m.ld + i] = dot<Sum>(task.A.get() + i * task.ld, W + c * ldw, task.M) *
+      m.S.get()[c * m.ld + i] = dot<Sum>(task.A.get() + i * task.stride, W + c * ldw, task.M) *
                                 static_cast<Sum>(data.inverse_root.get()[i]);
 }
 
 // g = A'R over all features, (C, task.ld).
 template <typename Real, typename Sum>
 inline void pull_all(const Task<Real>& task, const Scores<Sum>& m, Sum* g) {
-  multiply(m.R.get(), m.C, m.ld, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
+  multiply(m.R.get(), m.C, m.ld, task.n, task.A.get(), task.stride, task.ld, g, task.ld);
 }
 
 // The gap of W, relative to the objective at zero weights, where `m` was made at W; g = A'R.

@@ -35,6 +35,15 @@ constexpr int64_t padded(int64_t n) {
   return (n + block - 1) / block * block;
 }
 
+// From one sample to the next: a line of the cache more than padded(n) where that is a multiple of
+// four of them, so that a column's rows do not meet in few of its sets.
+template <typename Real>
+constexpr int64_t sample_stride(int64_t n) {
+  constexpr int64_t line = 64 / sizeof(Real);
+  const int64_t ld = padded<Real>(n);
+  return ld % (4 * line) == 0 ? ld + line : ld;
+}
+
 template <typename Sum, typename A, typename B>
 inline Sum dot(const A* a, const B* b, int64_t n) {
   Sum sum = 0;
@@ -236,7 +245,7 @@ inline void residual(const Real* A, const Real* B, const Real* W, int64_t n, int
   for (int64_t c = 0; c < C; ++c) {
     std::fill_n(R + c * ldr, ldr, Sum(0));
     for (int64_t i = 0; i < n; ++i)
-      R[c * ldr + i] = static_cast<Sum>(B[c * ldr + i]) - dot<Sum>(A + i * ld, W + c * ldw, ld);
+      R[c * ldr + i] = static_cast<Sum>(B[c * ldr + i]) - dot<Sum>(A + i * ld, W + c * ldw, ldw);
   }
 }
 

@@ -102,7 +102,8 @@ inline void load_columns(Work& work) {
   double* Z = work.columns.reserve(task.n * s.ld);
   for (int64_t i = 0; i < task.n; ++i) {
     std::fill_n(Z + i * s.ld, s.ld, 0.0);
-    for (int64_t a = 0; a < s.S; ++a) Z[i * s.ld + a] = task.A.get()[i * task.ld + s.row.get()[a]];
+    for (int64_t a = 0; a < s.S; ++a)
+      Z[i * s.ld + a] = task.A.get()[i * task.stride + s.row.get()[a]];
   }
   gram_columns(Z, task.n, s.ld, 0, s.S, s.G.get(), s.ld);
 }
@@ -118,7 +119,7 @@ inline void solve_ridge_adjoint(Work& work) {
   for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(task.penalty.ridge[j]);
   dual.shape(n, C);
   double* a = dual.x.get();
-  gram_of_rows(task.A.get(), n, task.ld, task.M, scale, dual);
+  gram_of_rows(task.A.get(), n, task.stride, task.M, scale, dual);
   for (int64_t i = 0; i < n; ++i) dual.K.get()[i * dual.ld + i] += 1;
   cholesky(dual.K.get(), n, dual.ld);
   for (int64_t c = 0; c < C; ++c)
@@ -126,7 +127,7 @@ inline void solve_ridge_adjoint(Work& work) {
     for (int64_t j = 0; j < task.M; ++j) x[c * ld + j] = scale[j] * s.r.get()[c * ld + j];
   multiply(x, C, ld, task.M, dual.At.get(), dual.ld, dual.ld, a, dual.ld);
   cholesky_solve(dual.K.get(), n, dual.ld, a, C, dual.ld, dual.product.get());
-  multiply(a, C, dual.ld, n, task.A.get(), ld, ld, s.p.get(), ld);
+  multiply(a, C, dual.ld, n, task.A.get(), task.stride, ld, s.p.get(), ld);
   for (int64_t c = 0; c < C; ++c)
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j)
@@ -398,7 +399,7 @@ inline void load_solution(const TaskInput<Real>& in, const HeadGradient<Real>& o
     std::fill_n(term.A.get() + i * s.ld, s.ld, 0.0);
     for (int64_t a = 0; a < s.S; ++a)
       term.A.get()[i * s.ld + a] = term.At.get()[a * data.ld + i] =
-          task.A.get()[i * task.ld + s.row.get()[a]];
+          task.A.get()[i * task.stride + s.row.get()[a]];
   }
   load_term(data, work.scores, term);
 }

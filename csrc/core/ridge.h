@@ -95,10 +95,11 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
   const Real* ridge = task.penalty.ridge;
   s.shape(M, C);
   if (!s.factored) {
-    gram_columns(task.A.get(), task.n, task.ld, 0, M, s.K.get(), s.ld);
+    gram_columns(task.A.get(), task.n, task.stride, 0, M, s.K.get(), s.ld);
     for (int64_t j = 0; j < M; ++j) s.K.get()[j * s.ld + j] += ridge[j];
   }
-  multiply(task.B.get(), C, task.lds, task.n, task.A.get(), task.ld, task.ld, s.rhs.get(), s.ld);
+  multiply(task.B.get(), C, task.lds, task.n, task.A.get(), task.stride, task.ld, s.rhs.get(),
+           s.ld);
   const auto gap = [&](const Real* e) {
     double sum = 0;
     for (int64_t c = 0; c < C; ++c)
@@ -123,7 +124,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
   for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
   s.shape(n, C);
   if (!s.factored) {
-    gram_of_rows(task.A.get(), n, task.ld, task.M, scale, s);
+    gram_of_rows(task.A.get(), n, task.stride, task.M, scale, s);
     for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
   }
   for (int64_t c = 0; c < C; ++c)
@@ -139,7 +140,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
     return std::max(0.0, 0.5 * sum);
   };
   const double reached = solve_system(s, target, gap, steps);
-  multiply(s.x.get(), C, s.ld, n, task.A.get(), task.ld, task.ld, W, task.ld);
+  multiply(s.x.get(), C, s.ld, n, task.A.get(), task.stride, task.ld, W, task.ld);
   for (int64_t c = 0; c < C; ++c)
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j) W[c * task.ld + j] *= scale[j] * scale[j];

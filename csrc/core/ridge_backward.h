@@ -55,14 +55,14 @@ inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
   SpdSystem<Real>& s = work.system;
   const int64_t C = task.C, lds = task.lds;
   s.shape(task.M, C);
-  gram_columns(task.A.get(), task.n, task.ld, 0, task.M, s.K.get(), s.ld);
+  gram_columns(task.A.get(), task.n, task.stride, 0, task.M, s.K.get(), s.ld);
   for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
   std::copy_n(work.heads.get(), C * s.ld, s.rhs.get());
   solve_rows(s);
   std::copy_n(s.x.get(), C * s.ld, work.heads.get());
   Real *At = s.At.reserve(task.M * lds), *scores = work.scores.get();
   std::fill_n(At, task.M * lds, Real(0));
-  transpose(task.A.get(), task.ld, task.n, task.M, At, lds);
+  transpose(task.A.get(), task.stride, task.n, task.M, At, lds);
   multiply(work.heads.get() + C * task.ld, C, task.ld, task.M, At, lds, lds, scores, lds);
   multiply(work.heads.get(), C, task.ld, task.M, At, lds, lds, scores + C * lds, lds);
   for (int64_t i = 0; i < C * lds; ++i) scores[i] = task.B.get()[i] - scores[i];
@@ -77,7 +77,7 @@ inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
   Real *scale = task.ridge.get(), *U = work.heads.get(), *scores = work.scores.get();
   for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
   s.shape(task.n, 2 * C);
-  gram_of_rows(task.A.get(), task.n, ld, task.M, scale, s);
+  gram_of_rows(task.A.get(), task.n, task.stride, task.M, scale, s);
   for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
   for (int64_t c = 0; c < C; ++c) {
     std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
@@ -88,7 +88,7 @@ inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
   solve_rows(s);
   for (int64_t c = 0; c < 2 * C; ++c) std::copy_n(s.x.get() + c * s.ld, task.n, scores + c * lds);
   Real* pulled = work.rows.reserve(C * ld);
-  multiply(scores + C * lds, C, lds, task.n, task.A.get(), ld, ld, pulled, ld);
+  multiply(scores + C * lds, C, lds, task.n, task.A.get(), task.stride, ld, pulled, ld);
   for (int64_t c = 0; c < C; ++c)
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j)

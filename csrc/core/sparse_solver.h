@@ -70,7 +70,7 @@ inline double relative_gap(const Task<Real>& task, const Real* W, const Sum* R, 
 // The same of R alone; g is left in `g`.
 template <typename Sum, typename Real>
 inline double full_gap(const Task<Real>& task, const Real* W, const Sum* R, Sum* g) {
-  multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
+  multiply(R, task.C, task.lds, task.n, task.A.get(), task.stride, task.ld, g, task.ld);
   return relative_gap(task, W, R, g);
 }
 
@@ -207,7 +207,7 @@ inline void start_set(const Task<Real>& task, const Real* init, bool all, const 
                       SparseWork<Real>& work) {
   WorkingSet<Real>& ws = work.set;
   if (task.loss == kSquared)
-    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.ld, task.ld,
+    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.stride, task.ld,
              work.pull.reserve(task.C * task.ld), task.ld);
   reset(ws, task, all ? task.M : std::min<int64_t>(task.M, 512));
   for (int64_t j = 0; j < task.M; ++j) {
@@ -247,7 +247,7 @@ inline void correlate(const Task<Real>& task, SparseWork<Real>& work) {
   }
   Real* R = work.R.reserve(task.C * task.lds);
   set_residual(task, ws, ws.W.get(), R);
-  multiply(R, task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, work.g.get(), task.ld);
+  multiply(R, task.C, task.lds, task.n, task.A.get(), task.stride, task.ld, work.g.get(), task.ld);
 }
 
 // From W = 0 down to the penalty through stages of a pass each, so that the set never holds

@@ -14,8 +14,9 @@ SPARSEDIS_BEGIN
 template <typename Compute>
 struct Task {
   int64_t n, M, C, ld, lds;  // ld = padded(M), lds: n in whole tiles of any type
+  int64_t stride;            // of A
   Loss loss;
-  Buffer<Compute> A, B, l1, group, ridge;  // A (n, ld), B (C, lds)
+  Buffer<Compute> A, B, l1, group, ridge;  // A (n, stride), B (C, lds)
   Buffer<double> zbar, ybar, p, floor;  // floor: what a feature's ridge takes of its squared norm
   double total_weight, target2;         // sum of s, ||B||^2
   TaskPenalty<Compute> penalty;
@@ -115,16 +116,17 @@ template <typename Real, typename Compute>
 inline bool load_design(const TaskInput<Real>& in, Task<Compute>& task) {
   task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
   task.lds = padded<float>(in.n);  // whole tiles of float are whole tiles of double
+  task.stride = sample_stride<Compute>(in.M);
   task.loss = in.loss;
   double* zbar = task.zbar.reserve(in.M);
-  Compute* A = task.A.reserve(in.n * task.ld);
+  Compute* A = task.A.reserve(in.n * task.stride);
   if (!normalise_weights(in, task)) return false;
   const double* p = task.p.get();
   weighted_mean(in.z, p, in.n, in.M, in.fit_intercept, zbar);
   // What is not finite in z is not in its means either, where there are some.
   const bool meant = in.fit_intercept && task.total_weight > 0;
   if (meant ? !all_finite(zbar, in.M) : !all_finite(in.z, in.n * in.M)) return false;
-  centre(in.z, p, zbar, in.n, in.M, task.ld, A);
+  centre(in.z, p, zbar, in.n, in.M, task.stride, A);
   return true;
 }
 
@@ -151,7 +153,7 @@ template <typename Compute>
 inline double column_norm2(const Task<Compute>& task, int64_t j) {
   double norm2 = 0;
   for (int64_t i = 0; i < task.n; ++i) {
-    const double a = task.A.get()[i * task.ld + j];
+    const double a = task.A.get()[i * task.stride + j];
     norm2 += a * a;
   }
   return norm2;

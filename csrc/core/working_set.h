@@ -95,13 +95,14 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   const bool all = begin == 0 && ws.size == task.M && ws.ld == task.ld && task.loss == kSquared &&
                    std::is_sorted(index, index + ws.size);
   for (int64_t i = 0; i < task.n && !all; ++i) {
-    const Real* row = task.A.get() + i * task.ld;
+    const Real* row = task.A.get() + i * task.stride;
     Real* to = ws.Z.get() + i * ws.ld;
     for (int64_t k = begin; k < ws.size; ++k) to[k] = row[index[k]];
     std::fill(to + ws.size, to + padded<Real>(ws.size), Real(0));
   }
   const Real* Z = all ? task.A.get() : ws.Z.get();
-  transpose(Z + begin, ws.ld, task.n, ws.size - begin, ws.Zt.get() + begin * task.lds, task.lds);
+  const int64_t stride = all ? task.stride : ws.ld;
+  transpose(Z + begin, stride, task.n, ws.size - begin, ws.Zt.get() + begin * task.lds, task.lds);
   for (int64_t c = 0; c < ws.C && pull; ++c)
     for (int64_t k = begin; k < ws.size; ++k)
       ws.target_q.get()[c * ws.ld + k] = pull[c * task.ld + index[k]];
@@ -109,7 +110,7 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   if (all_features != nullptr) {
     copy_gram(ws, task.ld, begin, all_features);
   } else {
-    gram_columns(Z, task.n, ws.ld, begin, ws.size, ws.G.get(), ws.ld);
+    gram_columns(Z, task.n, stride, begin, ws.size, ws.G.get(), ws.ld);
   }
   load_inverses(ws, begin);
 }

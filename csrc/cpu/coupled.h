@@ -142,11 +142,11 @@ void refresh_coupled(Coupled<Real>& state) {
     for (int64_t i = 0; i < in.n && state.loss == kSquared; ++i)
       for (int64_t c = 0; c < s.C; ++c)
         R[i * s.C + c] = task.B.get()[c * task.lds + i] -
-                         dot<double>(task.A.get() + i * task.ld, W + c * s.M, s.M);
+                         dot<double>(task.A.get() + i * task.stride, W + c * s.M, s.M);
     std::fill_n(g, state.wide_task(), 0.0);
     for (int64_t i = 0; i < in.n; ++i)
       for (int64_t c = 0; c < s.C; ++c)
-        axpy(R[i * s.C + c], task.A.get() + i * task.ld, g + c * s.M, s.M);
+        axpy(R[i * s.C + c], task.A.get() + i * task.stride, g + c * s.M, s.M);
   });
 }
 

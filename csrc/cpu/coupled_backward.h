@@ -73,8 +73,8 @@ inline void pull_term(const CurvedCoupledWork& work, double sign, int64_t M, dou
   const CurvedTerm<double>& term = work.term;
   for (int64_t i = 0; i < work.task.n; ++i)
     for (int64_t c = 0; c < term.C; ++c)
-      axpy(sign * term.T.get()[c * term.ld + i], work.task.A.get() + i * work.task.ld, out + c * M,
-           M);
+      axpy(sign * term.T.get()[c * term.ld + i], work.task.A.get() + i * work.task.stride,
+           out + c * M, M);
 }
 
 // out += A' sqrt(p) Q (scores of V and the bias that answers them).
@@ -83,7 +83,7 @@ inline void apply_term(CurvedCoupledWork& work, int64_t M, const double* V, doub
   for (int64_t i = 0; i < work.task.n; ++i)
     for (int64_t c = 0; c < term.C; ++c)
       term.T.get()[c * term.ld + i] =
-          dot<double>(work.task.A.get() + i * work.task.ld, V + c * M, M);
+          dot<double>(work.task.A.get() + i * work.task.stride, V + c * M, M);
   curve(term.loss, term.P, term.C, term.ld, term.T.get(), term.along.get());
   if (term.fit_intercept) {
     answer_bias<double>(term, nullptr);
@@ -176,7 +176,7 @@ void apply_coupled(CoupledSystem<Real>& sys) {
     if (sys.state.loss != kSquared) apply_term(work, s.M, V, out);
     for (int64_t i = 0; i < task.n && sys.state.loss == kSquared; ++i)
       for (int64_t c = 0; c < s.C; ++c) {
-        const double* row = task.A.get() + i * task.ld;
+        const double* row = task.A.get() + i * task.stride;
         axpy(dot<double>(row, V + c * s.M, s.M), row, out + c * s.M, s.M);
       }
     add_task_curvature(sys, t, V, out);

@@ -29,7 +29,7 @@ class Common {
         !load_penalty(a.penalty, 0, task) || (s.loss == kSquared && !task.sparse))
       return;
     design.gram = gram_.reserve((s.M + Simd<Real>::kTile) * task.ld);
-    gram_columns(task.A.get(), s.n, task.ld, 0, s.M, gram_.get(), task.ld);
+    gram_columns(task.A.get(), s.n, task.stride, 0, s.M, gram_.get(), task.ld);
   }
 
  private:
@@ -149,7 +149,8 @@ void pull_at_zero(const TaskInput<Real>& in, ReportWork<Real>& work) {
   Task<Real>& task = work.task;
   double* g = work.g.reserve(task.C * task.ld);
   if (task.loss == kSquared) {
-    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.ld, task.ld, g, task.ld);
+    multiply(task.B.get(), task.C, task.lds, task.n, task.A.get(), task.stride, task.ld, g,
+             task.ld);
     return;
   }
   load_curved(in, task, work.curved);
@@ -183,7 +184,7 @@ double gap_of(const TaskInput<Real>& in, const Real* W, ReportWork<Real>& work) 
   if (task.loss == kSquared) {
     if (task.target2 == 0) return 0;
     double* R = work.R.reserve(task.C * task.lds);
-    residual(task.A.get(), task.B.get(), W, task.n, task.ld, task.C, task.ld, task.lds, R);
+    residual(task.A.get(), task.B.get(), W, task.n, task.stride, task.C, task.ld, task.lds, R);
     return full_gap(task, W, R, g);
   }
   load_curved(in, task, work.curved);
