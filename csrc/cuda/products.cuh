@@ -44,8 +44,8 @@ __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_
   }
 }
 
-// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes kSide rows
-// times kSide, from all over, so that threads side by side read rows side by side.
+// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes kSide
+// rows times kSide, from all over, so that threads side by side read rows side by side.
 template <typename X, typename Scale, typename F>
 __device__ void multiply_lower(int rows, int inner, X x, Scale scale, F write) {
   constexpr int kSide = 4;
