@@ -7,18 +7,10 @@
 // bias that answers U and grad_bias in the place of grad_bias, and take its answer from G.
 #pragma once
 
+#include "head_gradient.h"
 #include "ridge_backward.h"
 
 SPARSEDIS_BEGIN
-
-template <typename Real>
-struct HeadGradient {
-  const Real *weight, *grad_weight, *grad_bias;  // (M, C), (M, C), (C)
-  // Where a row goes: stored, or added where tasks share it. Null where not asked for.
-  Real *z, *y, *sample_weight;  // (n, M), (n, C), (n)
-  double *z_sum, *weight_sum;   // the same, summed over tasks
-  Real *l1, *group, *ridge;     // (M)
-};
 
 constexpr int64_t kSampleRows = 8;  // samples whose gradients are written together
 

@@ -48,26 +48,6 @@ void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   });
 }
 
-template <typename Real>
-HeadGradient<Real> head_gradient(const HeadsBackwardArgs<Real>& a, int64_t t) {
-  const SamplesArgs<Real>& s = a.samples;
-  const int64_t row = row_of(s, t), MC = s.M * s.C;
-  const auto rows = [&](Real* grad, int64_t width) { return grad ? grad + row * width : nullptr; };
-  const auto features = [&](Real* grad) { return grad ? grad + t * s.M : nullptr; };
-  const bool shares_weight = s.one_design && !s.weight_per_task;
-  return {a.weight + t * MC,
-          a.grad_weight + t * MC,
-          a.grad_bias + t * s.C,
-          s.one_design ? nullptr : rows(a.grad_z, s.M),
-          rows(a.grad_y, s.C),
-          shares_weight ? nullptr : rows(a.grad_sample_weight, 1),
-          nullptr,
-          nullptr,
-          features(a.grad_l1),
-          features(a.grad_group),
-          features(a.grad_ridge)};
-}
-
 // Sums over tasks that share a design go through a fixed number of partial sums, in a fixed order,
 // so that they do not depend on the number of threads.
 constexpr int64_t kPartialSums = 16;
@@ -78,10 +58,7 @@ struct SharedGradient {
   Buffer<double> z, weight;
 
   explicit SharedGradient(const HeadsBackwardArgs<Real>& a)
-      : z_size(a.samples.one_design && a.grad_z ? a.samples.n * a.samples.M : 0),
-        weight_size(a.samples.one_design && !a.samples.weight_per_task && a.grad_sample_weight
-                        ? a.samples.n
-                        : 0) {
+      : z_size(shared_samples(a)), weight_size(shared_weights(a)) {
     std::fill_n(z.reserve(kPartialSums * z_size), kPartialSums * z_size, 0.0);
     std::fill_n(weight.reserve(kPartialSums * weight_size), kPartialSums * weight_size, 0.0);
   }

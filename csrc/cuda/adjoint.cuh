@@ -10,39 +10,15 @@
 
 SPARSEDIS_BEGIN
 
-// What a task's gradient is taken from, and where it goes; null where not asked for.
-template <typename Real>
-struct HeadGradient {
-  const Real *weight, *grad_weight, *grad_bias;      // (M, C), (M, C), (C)
-  Real *z, *y, *sample_weight, *l1, *group, *ridge;  // (n, M), (n, C), (n), (M)
-  double *z_sum, *weight_sum;                        // where tasks share samples: this block's sums
-};
-
+// The gradient of task t, by this block.
 template <typename Real>
 __device__ HeadGradient<Real> gradient_of(const BackwardJob<Real>& job, int64_t t) {
   const HeadsBackwardArgs<Real>& a = job.args;
-  const SamplesArgs<Real>& s = a.samples;
-  const int64_t first = row_of(s, t), MC = s.M * s.C;
-  const auto rows = [=](Real* grad, int64_t width) {
-    return grad ? grad + first * width : nullptr;
-  };
-  const auto features = [&](Real* grad) { return grad ? grad + t * s.M : nullptr; };
-  const bool shares_weight = s.one_design && !s.weight_per_task;
+  HeadGradient<Real> out = head_gradient(a, t);
   double* sums = job.sums ? job.sums + blockIdx.x * shared_numbers(a) : nullptr;
-  double* z_sum = s.one_design && a.grad_z ? sums : nullptr;
-  double* weight_sum =
-      shares_weight && a.grad_sample_weight ? sums + (z_sum ? s.n * s.M : 0) : nullptr;
-  return {a.weight + t * MC,
-          a.grad_weight + t * MC,
-          a.grad_bias + t * s.C,
-          s.one_design ? nullptr : rows(a.grad_z, s.M),
-          rows(a.grad_y, s.C),
-          shares_weight ? nullptr : rows(a.grad_sample_weight, 1),
-          features(a.grad_l1),
-          features(a.grad_group),
-          features(a.grad_ridge),
-          z_sum,
-          weight_sum};
+  if (shared_samples(a) > 0) out.z_sum = sums;
+  if (shared_weights(a) > 0) out.weight_sum = sums + shared_samples(a);
+  return out;
 }
 
 // The residual over the right side, preconditioned, at which conjugate gradients end.
@@ -471,12 +447,10 @@ __device__ void clear_sums(const BackwardJob<Real>& job) {
 template <typename Real>
 __device__ void add_sums(const BackwardJob<Real>& job) {
   const HeadsBackwardArgs<Real>& a = job.args;
-  const int64_t numbers = shared_numbers(a),
-                blocks = a.samples.T < kPartialSums ? a.samples.T : kPartialSums;
-  const int64_t of_z = a.grad_z ? a.samples.n * a.samples.M : 0;
+  const int64_t numbers = shared_numbers(a), of_z = shared_samples(a);
   for (int64_t k = blockIdx.x * kThreads + Block::rank(); k < numbers; k += gridDim.x * kThreads) {
     double sum = 0;
-    for (int64_t b = 0; b < blocks; ++b) sum += job.sums[b * numbers + k];
+    for (int64_t b = 0; b < job.writers; ++b) sum += job.sums[b * numbers + k];
     (k < of_z ? a.grad_z[k] : a.grad_sample_weight[k - of_z]) = static_cast<Real>(sum);
   }
 }

@@ -1,13 +1,15 @@
 // The gradient of head solves as launches: what its kernels are given.
 #pragma once
 
+#include "../core/head_gradient.h"
 #include "ridge_memory.h"
 #include "task_job.h"
 
 SPARSEDIS_BEGIN
 
-// Where tasks share their samples, so many blocks take tasks in a fixed order and keep a sum each.
-constexpr int64_t kPartialSums = 16;
+// Where tasks share their samples, so many blocks take tasks in a fixed order and keep a sum each:
+// enough to fill a GPU, as far as these sums take no more than kMostSums bytes.
+constexpr int64_t kFewestSums = 16, kPartialSums = 256, kMostSums = int64_t{1} << 26;
 
 // Numbers per sample beside those of every task: products with the support's features, and what the
 // sample's weight gets.
@@ -53,13 +55,14 @@ struct AdjointMemory {
 // Numbers of one of the sums that tasks share.
 template <typename Real>
 SPARSEDIS_HD int64_t shared_numbers(const HeadsBackwardArgs<Real>& a) {
-  const SamplesArgs<Real>& s = a.samples;
-  const bool weights = a.grad_sample_weight && !s.weight_per_task;
-  return s.one_design ? s.n * ((a.grad_z ? s.M : 0) + (weights ? 1 : 0)) : 0;
+  return shared_samples(a) + shared_weights(a);
 }
 
-inline int64_t sums_bytes(int64_t numbers) {
-  return kPartialSums * numbers * static_cast<int64_t>(sizeof(double));
+inline int64_t sums_bytes(int64_t sums, int64_t numbers) {
+  return sums * numbers * static_cast<int64_t>(sizeof(double));
+}
+inline int64_t most_sums(int64_t numbers) {
+  return std::clamp(kMostSums / sums_bytes(1, numbers), kFewestSums, kPartialSums);
 }
 inline int64_t sums_grid(int64_t numbers) {
   return std::min<int64_t>((numbers + kThreads - 1) / kThreads, 65535);
@@ -69,12 +72,13 @@ template <typename Real>
 struct BackwardJob {
   HeadsBackwardArgs<Real> args;
   TaskBlocks blocks;
-  double* sums;      // of what tasks share: kPartialSums times (n, M) and (n), or null
-  int64_t unknowns;  // of ridge's systems, at most; 0 where conjugate gradients solve
+  int64_t unknowns;        // of ridge's systems, at most; 0 where conjugate gradients solve
+  int64_t writers = 0;     // blocks that sum up what tasks share
+  double* sums = nullptr;  // theirs, each (n, M) and (n) as far as they are asked for
 
   SPARSEDIS_HD TaskNeeds needs() const { return {true, true, false}; }
   void place(const TaskBlocks& there, char* rest) {
-    blocks = there, sums = shared_numbers(args) > 0 ? reinterpret_cast<double*>(rest) : nullptr;
+    blocks = there, sums = writers > 0 ? reinterpret_cast<double*>(rest) : nullptr;
   }
 };
 
@@ -83,7 +87,8 @@ template <typename Real>
 Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64_t rows,
                                       Machine machine) {
   const SamplesArgs<Real>& s = args.samples;
-  if (s.one_design) machine.blocks = kPartialSums;
+  const int64_t numbers = shared_numbers(args);
+  if (numbers > 0) machine.blocks = most_sums(numbers);
   const bool direct = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = direct ? ridge_unknowns(s) : 0;
   const auto lay_out = [&](Arena& arena, int64_t n) {
@@ -95,10 +100,10 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
     return task.on_chip() && memory.product != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);
-  const int64_t numbers = shared_numbers(args);
+  const int64_t writers = numbers > 0 ? tasks.grid : 0;
   std::vector<Launch> launches{tasks.launch("fit_heads_backward")};
   if (numbers > 0) launches.push_back({"add_sums", sums_grid(numbers), 0});
-  return {{args, {}, nullptr, unknowns}, tasks, sums_bytes(numbers), launches};
+  return {{args, {}, unknowns, writers}, tasks, sums_bytes(writers, numbers), launches};
 }
 
 SPARSEDIS_END

@@ -28,7 +28,8 @@ struct CoupledBackwardJob {
   char* coupled;          // CoupledBackwardMemory
 
   void place(const TaskBlocks& there, char* rest) {
-    own.place(there, rest), coupled = rest + sums_bytes(shared_numbers(own.args));
+    own.place(there, rest);
+    coupled = rest + sums_bytes(own.writers, shared_numbers(own.args));
   }
   SPARSEDIS_HD CoupledBackwardMemory memory() const {
     Arena arena(nullptr, 0, coupled);
@@ -41,7 +42,9 @@ template <typename Real>
 Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Real>& args,
                                                      int64_t rows, const Machine& machine) {
   const SamplesArgs<Real>& s = args.samples;
-  const CoupledBackwardJob<Real> job{{args, {}, nullptr, 0}, nullptr};
+  const int64_t numbers = shared_numbers(args);
+  const int64_t writers = numbers > 0 ? std::min(s.T, most_sums(numbers)) : 0;
+  const CoupledBackwardJob<Real> job{{args, {}, 0, writers}, nullptr};
   const auto lay_out = [&](Arena& arena) {
     TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.own.needs());
     SupportMemory(arena, s.M);
@@ -53,16 +56,14 @@ Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Rea
   CoupledBackwardMemory(coupled, s.T, s.M);
   const int64_t features = std::max<int64_t>(s.M, 1);
   const int64_t together = std::min(std::max(s.T, features), machine.resident);
-  const int64_t writers = s.one_design ? std::min(s.T, kPartialSums) : tasks.grid;
   std::vector<Launch> launches{tasks.launch("adjoint_load"),
                                {"adjoint_norms", features, 0},
                                tasks.launch("adjoint_start"),
                                {"adjoint_solve", together, 0, true},
-                               {"adjoint_write", writers, 0}};
+                               {"adjoint_write", numbers > 0 ? writers : tasks.grid, 0}};
   if (args.grad_shared) launches.push_back({"adjoint_shared", features, 0});
-  const int64_t numbers = shared_numbers(args);
   if (numbers > 0) launches.push_back({"adjoint_sums", sums_grid(numbers), 0});
-  return {job, tasks, sums_bytes(numbers) + coupled.sliced(), launches};
+  return {job, tasks, sums_bytes(writers, numbers) + coupled.sliced(), launches};
 }
 
 SPARSEDIS_END

@@ -11,7 +11,6 @@ the same accesses: inlining puts the barrier that ends one step beside the one t
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -156,14 +155,18 @@ def outcome(kernel: str, line: int, tried: list[Problem]) -> str:
     return found
 
 
+def lines(kernel: str) -> list[int]:
+    """The PTX lines of a kernel's barriers."""
+    ptx = source_of(kernel, CAPABILITY)
+    return [site.line for site in sites(ptx, "barrier", entry_of(ptx, kernel, DTYPE))]
+
+
 def measure(kernel: str) -> Row:
     """A kernel's row: how many barriers of each kind it has."""
-    ptx = source_of(kernel, CAPABILITY)
     tried = list(problems(OPS[kernel]))
-    found = sites(ptx, "barrier", entry_of(ptx, kernel, DTYPE))
-    counts = Counter(outcome(kernel, site.line, tried) for site in found)
-    numbers = {name: str(counts[name]) for name in ("needed", "spare", "unreached")}
-    return {"kernel": kernel, "barriers": str(len(found)), **numbers}
+    outcomes = [outcome(kernel, line, tried) for line in lines(kernel)]
+    counts = {kind: str(outcomes.count(kind)) for kind in ("needed", "spare", "unreached")}
+    return {"kernel": kernel, "barriers": str(len(outcomes)), **counts}
 
 
 def read() -> dict[str, Row]:
