@@ -130,12 +130,13 @@ struct Tile {
 // tile stay in the first cache, whatever the stride, and that float32 sums keep their accuracy.
 constexpr int64_t kGramBlock = 64;
 
-// G[a:a+rows, b:b+tile] = Z[:, a:a+rows]' Z[:, b:b+tile] for kGramRows rows of G and up to
-// kGramBlock of Z; added to what is there, unless these are the `first` rows of Z.
-template <typename Real>
+// G[a:a+rows, b:b+width] = Z[:, a:a+rows]' Z[:, b:b+width] for kGramRows rows of G, columns of so
+// many vectors, and up to kGramBlock rows of Z; added to what is there, unless these are the
+// `first` rows of Z.
+template <int vectors, typename Real>
 inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b, bool first,
                       Real* G, int64_t ldg) {
-  Tile<kGramRows, Real> part, before;
+  Tile<kGramRows, Real, vectors> part, before;
   part.clear();
   part.accumulate(Z + a, ld, 1, Z + b, ld, n);
   if (!first) {
@@ -145,19 +146,35 @@ inline void gram_tile(const Real* Z, int64_t n, int64_t ld, int64_t a, int64_t b
   part.store(G + a * ldg + b, ldg);
 }
 
+// Rows [begin, end) of G left of the diagonal and on it, from up to kGramBlock rows of Z.
+template <typename Real>
+inline void gram_block(const Real* Z, int64_t n, int64_t ld, int64_t begin, int64_t end, bool first,
+                       Real* G, int64_t ldg) {
+  for (int64_t a = begin / kGramRows * kGramRows; a < end; a += kGramRows) {
+    int64_t b = 0;
+    for (; b + Simd<Real>::kLanes < a + kGramRows; b += Simd<Real>::kTile)
+      gram_tile<2>(Z, n, ld, a, b, first, G, ldg);
+    if (b < a + kGramRows) gram_tile<1>(Z, n, ld, a, b, first, G, ldg);
+  }
+}
+
 #ifdef __clang__
 #define SPARSEDIS_SHUFFLE(Mask, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
 #else
 #define SPARSEDIS_SHUFFLE(Mask, x, y, ...) __builtin_shuffle(x, y, Mask{__VA_ARGS__})
 #endif
 
-// Four by four values, transposed in registers.
+// Four by four values, transposed in registers and times `scale` of their column, if there is one.
 template <typename Real>
-inline void transpose_block(const Real* from, int64_t ldf, Real* to, int64_t ldt) {
+inline void transpose_block(const Real* from, int64_t ldf, const Real* scale, Real* to,
+                            int64_t ldt) {
   typedef Real Row
       __attribute__((vector_size(4 * sizeof(Real)), aligned(alignof(Real)), may_alias));
   Row rows[4];
-  for (int r = 0; r < 4; ++r) rows[r] = *reinterpret_cast<const Row*>(from + r * ldf);
+  for (int r = 0; r < 4; ++r) {
+    rows[r] = *reinterpret_cast<const Row*>(from + r * ldf);
+    if (scale != nullptr) rows[r] *= *reinterpret_cast<const Row*>(scale);
+  }
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   typedef Index Mask __attribute__((vector_size(4 * sizeof(Real))));
   const Row low[2] = {SPARSEDIS_SHUFFLE(Mask, rows[0], rows[1], 0, 4, 1, 5),
@@ -171,17 +188,19 @@ inline void transpose_block(const Real* from, int64_t ldf, Real* to, int64_t ldt
   for (int r = 0; r < 4; ++r) *reinterpret_cast<Row*>(to + r * ldt) = columns[r];
 }
 
-// to (columns, ldt) = the transpose of from (rows, ldf).
+// to (columns, ldt) = the transpose of from (rows, ldf), of which `scale` may have a factor for
+// every column.
 template <typename Real>
 inline void transpose(const Real* from, int64_t ldf, int64_t rows, int64_t columns, Real* to,
-                      int64_t ldt) {
+                      int64_t ldt, const Real* scale = nullptr) {
   const int64_t whole = columns / 4 * 4;
   int64_t i = 0;
   for (; i + 4 <= rows; i += 4)
     for (int64_t j = 0; j < whole; j += 4)
-      transpose_block(from + i * ldf + j, ldf, to + j * ldt + i, ldt);
+      transpose_block(from + i * ldf + j, ldf, scale ? scale + j : nullptr, to + j * ldt + i, ldt);
   for (int64_t k = 0; k < rows; ++k)
-    for (int64_t j = k < i ? whole : 0; j < columns; ++j) to[j * ldt + k] = from[k * ldf + j];
+    for (int64_t j = k < i ? whole : 0; j < columns; ++j)
+      to[j * ldt + k] = from[k * ldf + j] * (scale ? scale[j] : Real(1));
 }
 
 // The part of a symmetric matrix right of its diagonal from the part left of it, from row `begin`.
@@ -200,11 +219,8 @@ inline void mirror(int64_t begin, int64_t end, Real* G, int64_t ldg) {
 template <typename Real>
 inline void gram_columns(const Real* Z, int64_t n, int64_t ld, int64_t begin, int64_t end, Real* G,
                          int64_t ldg) {
-  constexpr int64_t tile = Simd<Real>::kTile;
   for (int64_t i = 0; i < std::max<int64_t>(n, 1); i += kGramBlock)
-    for (int64_t a = begin / kGramRows * kGramRows; a < end; a += kGramRows)
-      for (int64_t b = 0; b < a + kGramRows; b += tile)
-        gram_tile(Z + i * ld, std::min(kGramBlock, n - i), ld, a, b, i == 0, G, ldg);
+    gram_block(Z + i * ld, std::min(kGramBlock, n - i), ld, begin, end, i == 0, G, ldg);
   mirror(begin, end, G, ldg);
 }
 

@@ -189,7 +189,7 @@ inline void invert(const Real* U, int64_t n, int64_t ld, Real* V, Real* inverse)
   for (int64_t a = 0; a < n; a += kGramRows)
     for (int64_t b = 0; b < a + kGramRows; b += tile)
       for (int64_t i = a; i < n; i += kGramBlock)
-        gram_tile(V + i * ld, std::min(kGramBlock, n - i), ld, a, b, i == a, inverse, ld);
+        gram_tile<2>(V + i * ld, std::min(kGramBlock, n - i), ld, a, b, i == a, inverse, ld);
   mirror(0, n, inverse, ld);
 }
 

@@ -73,18 +73,20 @@ inline double solve_system(SpdSystem<Real>& s, double target, Gap gap, int64_t* 
 }
 
 // K = A A' for the first `columns` columns of A (n, ld), each times `scale`, n the unknowns.
+// Columns become rows of At few at a time, which are summed up while they are in the first cache.
 template <typename Real>
 inline void gram_of_rows(const Real* A, int64_t n, int64_t ld, int64_t columns, const Real* scale,
                          SpdSystem<Real>& s) {
   Real* At = s.At.reserve(columns * s.ld);
-  std::fill_n(At, columns * s.ld, Real(0));
-  transpose(A, ld, n, columns, At, s.ld);
-  for (int64_t j = 0; j < columns; ++j) {
-    Real* row = At + j * s.ld;
-#pragma omp simd
-    for (int64_t i = 0; i < s.ld; ++i) row[i] *= scale[j];
+  for (int64_t first = 0; first < columns; first += kGramBlock) {
+    const int64_t count = std::min(kGramBlock, columns - first);
+    Real* block = At + first * s.ld;
+    transpose(A + first, ld, n, count, block, s.ld, scale + first);
+    for (int64_t j = 0; j < count; ++j)
+      std::fill(block + j * s.ld + n, block + (j + 1) * s.ld, Real(0));
+    gram_block(block, count, s.ld, 0, n, first == 0, s.K.get(), s.ld);
   }
-  gram_columns(At, columns, s.ld, 0, n, s.K.get(), s.ld);
+  mirror(0, n, s.K.get(), s.ld);
 }
 
 // (A'A + D) W = A'B. The gap is sum_j ||e_j||^2 / (2 ridge_j), e the residual of this system.
