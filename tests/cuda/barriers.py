@@ -11,6 +11,7 @@ the same accesses: inlining puts the barrier that ends one step beside the one t
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -178,6 +179,7 @@ def main() -> None:
     """Try kernels and put their rows into the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL")
+    os.environ["TSAN_OPTIONS"] = "halt_on_error=1"  # one race is enough
     for kernel in parser.parse_args().kernels or OPS:
         kernel_of(kernel, DTYPE, CAPABILITY, "thread").build()
         measured = measure(kernel)

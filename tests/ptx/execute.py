@@ -541,7 +541,8 @@ def _serialise(
 
 def _run_program(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ)
-    environment["TSAN_OPTIONS"] = f"history_size=4:exitcode={_SANITIZER_EXIT_CODE}"
+    given = os.environ.get("TSAN_OPTIONS", "")
+    environment["TSAN_OPTIONS"] = f"{given}:history_size=4:exitcode={_SANITIZER_EXIT_CODE}"
     environment["ASAN_OPTIONS"] = (
         f"detect_leaks=0:detect_stack_use_after_return=0:exitcode={_SANITIZER_EXIT_CODE}"
     )
