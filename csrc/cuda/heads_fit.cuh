@@ -19,7 +19,7 @@ __device__ void fit_ridge(const FitJob<Real>& job) {
   for_each_task<Real>(
       a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
-    const HeadResult<Real> out = result_of(a, t);
+        const HeadResult<Real> out = result_of(a, t);
         double* partial = arena.take<double>(kPartials);
         const RidgeMemory memory(arena, partial, job.unknowns, task.in.M, task.in.C);
         if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
