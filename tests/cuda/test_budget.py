@@ -39,3 +39,9 @@ def test_the_table_is_still_true():
     assert measured
     known = budget.read()
     assert [row for row in measured if row not in known] == []
+
+
+def test_the_build_may_make_the_ptx_of_sm_80_to_sm_90_once():
+    require_nvcc()
+    for source in SOURCES:
+        assert ptx_of(source, 80).replace(".target sm_80", ".target sm_90") == ptx_of(source, 90)
