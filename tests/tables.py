@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def differences(rows: list[Row], known: list[Row]) -> list[Row]:
-    """Rows that one has and the other has not."""
-    return [row for row in rows if row not in known] + [row for row in known if row not in rows]
+def check(path: Path, rows: list[Row]) -> None:
+    """Exit with the rows that one of `rows` and the table has and the other has not, if any."""
+    known = read(path)
+    different = [row for row in rows if row not in known] + [
+        row for row in known if row not in rows
+    ]
+    sys.exit("\n".join(" ".join(row.values()) for row in different) or None)

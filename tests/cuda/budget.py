@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,7 @@ def main() -> None:
     check = parser.parse_args().check
     rows = [row for source in SOURCES for target in TARGETS for row in measure(source, target)]
     if check:
-        sys.exit(
-            "\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None
-        )
+        tables.check(TABLE, rows)
     tables.write(TABLE, rows)
 
 

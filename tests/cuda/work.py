@@ -15,7 +15,6 @@ datasheet's 67 TFLOP/s (float32) and 34 TFLOP/s (float64), with all multiprocess
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,9 +152,7 @@ def main() -> None:
     check = parser.parse_args().check
     rows = [row for case in CASES for row in measure(case)]
     if check:
-        sys.exit(
-            "\n".join(" ".join(row.values()) for row in tables.differences(rows, read())) or None
-        )
+        tables.check(TABLE, rows)
     tables.write(TABLE, rows)
     print(markdown(rows))
 

@@ -364,6 +364,11 @@ class _Scope:
     branch_targets: dict[str, list[str]] = field(default_factory=dict)
 
 
+def _is_float_of(held: str, type_: str) -> bool:
+    """Whether `type_` is a float that fills a register of C++ type `held`."""
+    return type_ in ("f32", "f64") and held in TYPES and size_of(held) == size_of(type_)
+
+
 class FunctionTranslator:
     """Translates one function; offers instructions.py access to operands."""
 
@@ -600,7 +605,7 @@ class FunctionTranslator:
             return register
         if type_ not in FLOAT_TYPES:
             return f"({c}){register}"
-        if type_ not in HALF_TYPES and held in TYPES and size_of(held) == size_of(type_):
+        if _is_float_of(held, type_):
             return f"__builtin_bit_cast({c}, {register})"
         return f"read_as<{c}>({register})"
 
@@ -631,7 +636,7 @@ class FunctionTranslator:
         value = f"({c})({value})"
         if type_ not in FLOAT_TYPES:
             return f"{register} = {value};"
-        if type_ not in HALF_TYPES and held in TYPES and size_of(held) == size_of(type_):
+        if _is_float_of(held, type_):
             return f"{register} = __builtin_bit_cast({held}, {value});"
         return f"write_as<{c}>({register}, {value});"
 
