@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../core/args.h"
+#include "../core/huge_pages.h"
 
 namespace sparsedis {
 
@@ -55,8 +56,19 @@ inline MaybeTensor packed(const MaybeTensor& t) {
 
 inline Tensor make(const Tensor& like, std::vector<int64_t> shape, bool wanted = true) {
   if (!wanted) shape = {0};
-  return torch::stable::new_empty(like, shape);
+  Tensor made = torch::stable::new_empty(like, shape);
+  const size_t bytes = made.numel() * made.element_size();
+  if (made.is_cpu()) SPARSEDIS_ISA::prefer_huge_pages(made.mutable_data_ptr(), bytes);
+  return made;
 }
+
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < t.dim(); ++d) shape.push_back(t.size(d));
+  return shape;
+}
+
+inline Tensor make_like(const Tensor& t) { return make(t, shape_of(t)); }
 
 inline Tensor make_counts(const Tensor& like, int64_t n, ScalarType dtype) {
   return torch::stable::new_empty(like, {n}, dtype);

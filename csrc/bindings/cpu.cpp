@@ -36,7 +36,7 @@ void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTenso
 Tensor prox(Tensor v, MaybeTensor l1, MaybeTensor group, MaybeTensor shared, MaybeTensor ridge,
             MaybeTensor metric, Numbers scale, bool nonneg) {
   v = packed(v);
-  Tensor x = torch::stable::empty_like(v);
+  Tensor x = make_like(v);
   run_prox(x, v, l1, group, shared, ridge, metric, scale, nonneg);
   return x;
 }
@@ -166,7 +166,7 @@ Six prox_backward(Tensor grad, Tensor x, MaybeTensor v, MaybeTensor l1, MaybeTen
 
 Tensor radial_prox(Tensor v, Tensor strengths, Tensor step, Tensor shape, int64_t kind) {
   v = packed(v);
-  Tensor x = torch::stable::empty_like(v);
+  Tensor x = make_like(v);
   dispatch("radial_prox", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().radial_prox(
@@ -184,7 +184,7 @@ Four radial_prox_backward(Tensor grad, Tensor v, Tensor strengths, Tensor step, 
                           int64_t kind) {
   grad = packed(grad), v = packed(v);
   const int64_t T = v.size(0), M = v.size(1);
-  Four out{torch::stable::empty_like(v), make(v, {T, M}), make(v, {T, M}), make(v, {T, M})};
+  Four out{make_like(v), make(v, {T, M}), make(v, {T, M}), make(v, {T, M})};
   dispatch("radial_prox_backward", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().radial_prox_backward(
@@ -199,7 +199,7 @@ Four radial_prox_backward(Tensor grad, Tensor v, Tensor strengths, Tensor step, 
 
 Tensor linf_prox(Tensor v, Tensor strengths, MaybeTensor metric) {
   v = packed(v), metric = packed(metric);
-  Tensor x = torch::stable::empty_like(v);
+  Tensor x = make_like(v);
   dispatch("linf_prox", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().linf_prox({v.size(0), v.size(1), v.size(2), data<Real>(v),
@@ -279,7 +279,7 @@ Three feature_usage(Tensor w) {
 
 Tensor feature_usage_backward(Tensor grad, Tensor w) {
   grad = packed(grad), w = packed(w);
-  Tensor grad_w = torch::stable::empty_like(w);
+  Tensor grad_w = make_like(w);
   dispatch("feature_usage_backward", w, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().feature_usage_backward(

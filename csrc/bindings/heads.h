@@ -37,12 +37,6 @@ FitOutputs fit_heads(Tensor z, Tensor y, MaybeTensor offsets, MaybeTensor sample
   return out;
 }
 
-inline std::vector<int64_t> shape_of(const Tensor& t) {
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; d < t.dim(); ++d) shape.push_back(t.size(d));
-  return shape;
-}
-
 template <typename Device>
 HeadGradients fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor weight, Tensor z,
                                  Tensor y, MaybeTensor offsets, MaybeTensor sample_weight,

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "huge_pages.h"
 #include "isa.h"
 
 SPARSEDIS_BEGIN
@@ -23,6 +24,7 @@ class Buffer {
       const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
       void* grown = std::aligned_alloc(64, bytes);
       if (grown == nullptr) throw std::bad_alloc();
+      prefer_huge_pages(grown, bytes);
       std::free(data_);
       data_ = static_cast<T*>(grown);
       capacity_ = size;

@@ -1,0 +1,58 @@
+"""Large outputs of the CPU kernels lie in memory that asks for huge pages."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparsedis_kernels as sk
+
+MAPPINGS = Path("/proc/self/smaps")
+HEADER = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
+
+pytestmark = pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages"
+)
+
+
+def flags(tensor: Tensor) -> list[str]:
+    """Those of the mapping that holds the middle of a tensor, two letters each."""
+    middle = tensor.data_ptr() + tensor.nbytes // 2
+    _, *parts = HEADER.split(MAPPINGS.read_text())
+    for begin, end, mapping in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        if int(begin, 16) <= middle < int(end, 16):
+            return mapping.partition("VmFlags:")[2].splitlines()[0].split()
+    raise AssertionError("no mapping holds the tensor")
+
+
+def prox() -> Tensor:
+    return sk.prox(torch.ones(4000, 512, 10), sk.Penalty(group=0.1), backend="cpu")
+
+
+def grad_v() -> Tensor:
+    v = torch.ones(4000, 512, 10, requires_grad=True)
+    (grad,) = torch.autograd.grad(
+        sk.prox(v, sk.Penalty(group=0.1), backend="cpu"), v, torch.ones(4000, 512, 10)
+    )
+    return grad
+
+
+def weight() -> Tensor:
+    z, y = torch.randn(4000, 2, 512), torch.randn(4000, 2, 10)
+    return sk.fit_heads(z, y, sk.Penalty(ridge=1.0), backend="cpu").weight
+
+
+def grad_z() -> Tensor:
+    z, y = torch.randn(4000, 40, 128, requires_grad=True), torch.randn(4000, 40, 1)
+    fit = sk.fit_heads(z, y, sk.Penalty(ridge=1.0), backend="cpu")
+    (grad,) = torch.autograd.grad(fit.weight.sum(), z)
+    return grad
+
+
+@pytest.mark.parametrize("output", [prox, grad_v, weight, grad_z])
+def test_large_outputs_ask_for_huge_pages(output: Callable[[], Tensor]):
+    assert "hg" not in flags(torch.ones(4000, 512, 10))  # 82 MB, a mapping of its own
+    assert "hg" in flags(output())
