@@ -19,6 +19,7 @@ constexpr int64_t kMostLanes = 16;            // of any vector, with a group in 
 constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
 constexpr int64_t kEntries = 1024;            // and about how many entries they have
 constexpr int64_t kReadAhead = 2 * kEntries;  // by which entries are fetched early
+constexpr int64_t kLongEntries = 4096;        // of long groups that are taken at a time
 
 // A strength below this may be compared with norms whose squares vanish in `Real`.
 template <typename Real>
@@ -277,14 +278,15 @@ void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout
   }
 }
 
-// The same of one group of C; what follows it is fetched for when its turn comes.
+// The same of one group of C; what follows is fetched for when its turn comes.
 template <bool entries, typename Real>
 void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x) {
   constexpr int64_t line = 64 / sizeof(Real);
+  const int64_t ahead = std::max(C, kLongEntries);
   const auto move = [=](int64_t c) { x[c] = factor * shrunk<entries>(v[c], low, high); };
   int64_t c = 0;
   for (; c + line <= C; c += line) {
-    __builtin_prefetch(v + C + c);
+    __builtin_prefetch(v + ahead + c);
 #pragma omp simd
     for (int64_t i = c; i < c + line; ++i) move(i);
   }
@@ -317,7 +319,7 @@ void scale(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<R
     for (; k + lanes <= groups; k += lanes)
       scale_short<entries, C>(v + k * C, at, k, factor, x + k * C);
   };
-  if (!with_constant<Real>(C, shorts))
+  if (C < kLongGroup && !with_constant<Real>(C, shorts))
     for (; k + 8 <= groups; k += 8)
       scale_eight<entries>(v + k * C, at, k, layout, factor + k, x + k * C);
   for (; k < groups; ++k)
@@ -414,8 +416,10 @@ __attribute__((flatten)) void prox_shorts(const Real* v, int64_t groups, const L
   }
 }
 
-// How many groups of C are taken at a time: whole vectors of them that stay in the nearest cache.
+// How many groups of C are taken at a time. Short ones are whole vectors that stay in the nearest
+// cache; of long ones each waits for its norm, and several do so together.
 inline int64_t groups_of(int64_t C) {
+  if (C >= kLongGroup) return std::max<int64_t>(kLongEntries / C, 1);
   return std::clamp(kEntries / std::max<int64_t>(C, 1) / kMostLanes * kMostLanes, kMostLanes,
                     kGroups);
 }
@@ -435,7 +439,7 @@ struct Groups {
   int64_t step;
 
   explicit Groups(const ProxArgs<Real>& args)
-      : a(args), layout(args.C), step(args.C < kLongGroup ? groups_of(args.C) : 1) {
+      : a(args), layout(args.C), step(groups_of(args.C)) {
     levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
     if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, step);
   }
