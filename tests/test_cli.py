@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_env_shows_why_a_library_did_not_load(
 
 def test_bench_times_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.json"
-    assert cli.main(["bench", "prox", "--quick", "--device", "cpu", "--save", str(file)]) == 0
+    options = ["--quick", "--match", " group 100x", "--device", "cpu", "--save", str(file)]
+    assert cli.main(["bench", "prox", *options]) == 0
     text, document = capsys.readouterr().out, json.loads(file.read_text())
     machine, rows = document["machine"], document["rows"]
     assert machine["device_type"] == "cpu"
@@ -155,6 +157,8 @@ def test_bench_times_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture
         assert row["provider"] != "copy" or row["copy_fraction"] == 1
     assert text.count("  ours ") == sum(row["provider"] == "ours" for row in rows)
     assert "prox group 100x128x5 forward\n" in text
+    assert {row["kind"] for row in rows} == {"group", "sparse group"}
+    assert shlex.split(document["command"])[:4] == ["sparsedis", "bench", "prox", "--match"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
@@ -196,6 +200,7 @@ def test_bench_fails_where_an_answer_of_ours_is_wrong(
         (["--device", "cuda"], f"--device cuda: torch {torch.__version__} finds no CUDA device"),
         (["prox", "lasso"], "bench: there is no op 'lasso'; there are prox, prox_, prox_mcp, "),
         (["--save", "nowhere/rows.json"], "--save: there is no folder nowhere"),
+        (["prox", "--match", "lasso"], "bench: --match 'lasso' is in the name of no case"),
         (["--threads", "0"], "--threads must be >= 1, got 0"),
     ],
 )

@@ -101,8 +101,9 @@ struct Layout {
         inside[k][i] = at >= k * C + whole && at < (k + 1) * C ? -1 : 0;
       }
     }
-    for (int64_t i = 0; i < 8 * C; ++i)
-      group.get()[i / 8][i % 8] = static_cast<typename Eight<Real>::Index>(i / C);
+    auto* of_entry = reinterpret_cast<typename Eight<Real>::Index*>(group.get());
+    for (int64_t k = 0; k < 8; ++k)
+      std::fill_n(of_entry + k * C, C, static_cast<typename Eight<Real>::Index>(k));
   }
 };
 
@@ -206,18 +207,24 @@ void sum_blocks(int64_t C, double (&totals)[N], F term) {
     for (int k = 0; k < N; ++k)
       for (int64_t i = 0; i < lanes; i += Simd<Sum>::kLanes)
         *reinterpret_cast<Vector*>(sums[k] + i) = Vector{};
-    const auto add = [&](int64_t c, int64_t i) {
+    // The terms of entries c.. but for the first `skipped` ones.
+    const auto add = [&](int64_t c, int64_t i, int64_t skipped) {
       Sum q[N];
       term(c + i, q);
 #pragma GCC unroll 2
-      for (int k = 0; k < N; ++k) sums[k][i] += q[k];
+      for (int k = 0; k < N; ++k) sums[k][i] += i < skipped ? 0 : q[k];
     };
     int64_t c = begin;
     for (; c + lanes <= end; c += lanes)
 #pragma omp simd
-      for (int64_t i = 0; i < lanes; ++i) add(c, i);
+      for (int64_t i = 0; i < lanes; ++i) add(c, i, 0);
+    if (c < end && end >= lanes) {
+      const int64_t skipped = lanes - (end - c);
 #pragma omp simd
-    for (int64_t i = 0; i < end - c; ++i) add(c, i);
+      for (int64_t i = 0; i < lanes; ++i) add(c - skipped, i, skipped);
+    } else {
+      for (int64_t i = 0; i < end - c; ++i) add(c, i, 0);
+    }
     for (int k = 0; k < N; ++k) {
 #pragma GCC unroll 8
       for (int64_t half = lanes / 2; half > 0; half /= 2)
@@ -282,15 +289,21 @@ void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout
 template <bool entries, typename Real>
 void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x) {
   constexpr int64_t line = 64 / sizeof(Real);
+  const auto moved = [=](int64_t c) { return factor * shrunk<entries>(v[c], low, high); };
+  if (C < line) {
+    for (int64_t c = 0; c < C; ++c) x[c] = moved(c);
+    return;
+  }
   const int64_t ahead = std::max(C, kLongEntries);
-  const auto move = [=](int64_t c) { x[c] = factor * shrunk<entries>(v[c], low, high); };
-  int64_t c = 0;
-  for (; c + line <= C; c += line) {
+  Real last[line];  // taken whole, over entries of the line before; x may be v
+#pragma omp simd
+  for (int64_t i = 0; i < line; ++i) last[i] = moved(C - line + i);
+  for (int64_t c = 0; c + line < C; c += line) {
     __builtin_prefetch(v + ahead + c);
 #pragma omp simd
-    for (int64_t i = c; i < c + line; ++i) move(i);
+    for (int64_t i = c; i < c + line; ++i) x[i] = moved(i);
   }
-  for (; c < C; ++c) move(c);
+  std::copy_n(last, line, x + C - line);
 }
 
 // The same of as many groups as a vector has lanes.
@@ -438,8 +451,7 @@ struct Groups {
   Levels<Real> levels;
   int64_t step;
 
-  explicit Groups(const ProxArgs<Real>& args)
-      : a(args), layout(args.C), step(groups_of(args.C)) {
+  explicit Groups(const ProxArgs<Real>& args) : a(args), layout(args.C), step(groups_of(args.C)) {
     levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
     if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, step);
   }

@@ -30,6 +30,7 @@ def add_command(commands: Any) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("ops", nargs="*", metavar="OP", help=f"{', '.join(MODULES)} (default: all of them)")
+    add("--match", default="", metavar="TEXT", help="only cases whose name has it")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     add("--quick", action="store_true", help="smallest size, few samples, no torch.compile")
     add("--peers", action="store_true", help="other libraries too, and whether ours passes its bar")
@@ -49,7 +50,10 @@ def _measure(args: argparse.Namespace) -> int:
 
     device = _device(args.device)
     effort = replace(measure.QUICK if args.quick else measure.FULL, peers=args.peers)
-    cases = list(measure.cases(args.ops or list(MODULES), device.type, quick=args.quick))
+    every = measure.cases(args.ops or list(MODULES), device.type, quick=args.quick)
+    cases = [case for case in every if args.match in str(case)]
+    if args.match and not cases:
+        raise ValueError(f"bench: --match {args.match!r} is in the name of no case")
     rows, verdicts = [], []
     about = {"command": _command(args), "machine": report.machine(device)} if args.save else {}
     print(report.HEADER)
@@ -70,7 +74,9 @@ def _measure(args: argparse.Namespace) -> int:
 def _command(args: argparse.Namespace) -> str:
     """The command line again, for whoever reads the file."""
     words = ["sparsedis", "bench", *args.ops]
-    words += ["--device", args.device] if args.device else []
+    for option in ("match", "device"):
+        value = getattr(args, option)
+        words += [f"--{option}", value] if value else []
     words += [f"--{flag}" for flag in ("quick", "peers") if getattr(args, flag)]
     return shlex.join([*words, "--threads", str(args.threads), "--save", args.save.name])
 
