@@ -33,7 +33,7 @@ def shipped(isa: str) -> list[str]:
     text = (CSRC / "CMakeLists.txt").read_text()
     patterns = (r"set\(kernel_flags (.*)\)", rf"add_kernels\({isa} (.*)\)")
     found = [flag for pattern in patterns for flag in re.findall(pattern, text)[0].split()]
-    return [*found, "-DNDEBUG", f"-DSPARSEDIS_ISA={isa}"]
+    return [*found, "-O3", "-DNDEBUG", f"-DSPARSEDIS_ISA={isa}"]  # two of them by CMake's Release
 
 
 # Unoptimised code is compiled in a third of the time, and hides no access from the sanitizer.
