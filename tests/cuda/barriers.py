@@ -5,7 +5,8 @@ python -m tests.cuda.barriers [KERNEL ...]    try these kernels, or all, and wri
 A barrier is `needed` where leaving it out is a data race, a deadlock or another fault on one of the
 problems. One that is `spare` was left out on all problems that reach it, and other barriers ordered
 the same accesses: inlining puts the barrier that ends one step beside the one that begins the next.
-`unreached` ones lie on paths that no problem takes.
+Where common problems do not reach a barrier, special ones are tried. `unreached` ones lie on paths
+that none takes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -34,9 +35,11 @@ from tests.tables import Row
 
 TABLE = Path(__file__).with_name("barriers.csv")
 CAPABILITY, DTYPE, BLOCKS = 80, torch.float64, 2
-# Samples, features and outputs of three tasks, and bytes of shared memory: few of each, more than a
-# block has threads, and arrays off the chip.
+# Samples, features and outputs of a task, and bytes of shared memory: few of each, more weights
+# than a block has threads, and arrays off the chip.
 SIZES = [(9, 5, 3, MACHINE[0]), (20, 70, 9, MACHINE[0]), (9, 5, 3, 0)]
+MANY_OUTPUTS = (4, 2, 65)  # more than half of a block's threads
+TASKS = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Problem:
     loss: str
     kind: str
     shared_bytes: int
+    fit_intercept: bool = True
 
     @property
     def y(self) -> Tensor:
@@ -55,10 +59,16 @@ class Problem:
     def penalty(self) -> sk.Penalty:
         return HEAD_PENALTIES[self.kind].scaled(0.02)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the public ops."""
+        how = {"loss": self.loss, "fit_intercept": self.fit_intercept, "backend": "cuda"}
+        return {**self.samples.keywords(), **how}
+
 
 def report_at_zero(p: Problem) -> None:
     """lambda_max."""
-    sk.lambda_max(p.samples.z, p.y, p.penalty(), loss=p.loss, backend="cuda")
+    sk.lambda_max(p.samples.z, p.y, p.penalty(), **p.options)
 
 
 def report(p: Problem) -> None:
@@ -66,23 +76,23 @@ def report(p: Problem) -> None:
     z, y = p.samples.z, p.y
     weight = torch.cos(torch.arange(len(y) * z.shape[-1] * y.shape[-1], dtype=DTYPE))
     weight = weight.view(len(y), z.shape[-1], y.shape[-1]) / 10
-    sk.duality_gap(z, y, weight, p.penalty(), loss=p.loss, backend="cuda")
+    sk.duality_gap(z, y, weight, p.penalty(), **p.options)
 
 
 def fit(p: Problem) -> None:
     """fit_heads, from weights that are not zero, as far as its second certificate."""
     z, y = p.samples.z, p.y
     init = torch.full((len(y), z.shape[-1], y.shape[-1]), 0.01, dtype=DTYPE)
-    sk.fit_heads(
-        z, y, p.penalty(), loss=p.loss, init=init, tol=1e-12, max_iter=11, on_error="flag",
-        backend="cuda",
-    )  # fmt: skip
+    stop: dict[str, Any] = {"tol": 1e-12, "max_iter": 11, "on_error": "flag"}
+    sk.fit_heads(z, y, p.penalty(), init=init, **stop, **p.options)
 
 
 @cache
 def solved(p: Problem) -> tuple[Tensor, list[Tensor], list[str]]:
     inputs, names = inputs_of(p.samples, HEAD_PENALTIES[p.kind], p.loss)
-    return solve(inputs, names, loss=p.loss), inputs, names
+    if p.samples.sample_weight is not None:
+        inputs[2] = p.samples.sample_weight
+    return solve(inputs, names, loss=p.loss, on_error="flag"), inputs, names
 
 
 def backward(p: Problem) -> None:
@@ -126,12 +136,36 @@ OPS = {
 }
 
 
-def problems(op: Op) -> Iterator[Problem]:
-    """Of every size, loss and kind of penalty."""
+def common(op: Op) -> Iterator[Problem]:
+    """Problems of every size, loss and kind of penalty."""
     for n, M, C, shared_bytes in SIZES:
-        samples = op.samples(3, n, M, C)
+        samples = op.samples(TASKS, n, M, C)
         for loss, kind in product(op.losses, op.kinds):
             yield Problem(samples, loss, kind, shared_bytes)
+
+
+def special(op: Op) -> Iterator[Problem]:
+    """Problems of many outputs, of odd tasks, and of those without an intercept."""
+    many, odd = op.samples(TASKS, *MANY_OUTPUTS), odd_samples(op)
+    for loss, kind in product(op.losses, op.kinds):
+        yield Problem(many, loss, kind, MACHINE[0])
+        for fit_intercept in (True, False):
+            yield Problem(odd, loss, kind, MACHINE[0], fit_intercept)
+
+
+def odd_samples(op: Op) -> Samples:
+    """A task that is not finite, one without weight, one without targets; if tasks have designs of
+    their own, one whose matrix rounding makes indefinite, too.
+    """
+    n, M, C, _ = SIZES[0]
+    samples = op.samples(TASKS + 1, n, M, C)
+    samples.y[0, 0, 0] = torch.nan
+    samples.y[2] = 0
+    weight = torch.ones(TASKS + 1, n, dtype=DTYPE)
+    weight[1] = 0
+    if samples.z.dim() == 3:
+        samples.z[3] = 1e12 * samples.z[3, :, :1]
+    return replace(samples, sample_weight=weight)
 
 
 def arrivals(kernel: str, line: int, problem: Problem, **options: Any) -> int:
@@ -143,7 +177,7 @@ def arrivals(kernel: str, line: int, problem: Problem, **options: Any) -> int:
 
 
 def outcome(kernel: str, line: int, tried: list[Problem]) -> str:
-    """What becomes of a kernel without the barrier of a PTX line."""
+    """What becomes of a kernel on some problems without the barrier of a PTX line."""
     found = "unreached"
     try:
         for problem in tried:
@@ -164,8 +198,11 @@ def lines(kernel: str) -> list[int]:
 
 def measure(kernel: str) -> Row:
     """A kernel's row: how many barriers of each kind it has."""
-    tried = list(problems(OPS[kernel]))
-    outcomes = [outcome(kernel, line, tried) for line in lines(kernel)]
+    tried, others = list(common(OPS[kernel])), list(special(OPS[kernel]))
+    outcomes = []
+    for line in lines(kernel):
+        found = outcome(kernel, line, tried)
+        outcomes.append(outcome(kernel, line, others) if found == "unreached" else found)
     counts = {kind: str(outcomes.count(kind)) for kind in ("needed", "spare", "unreached")}
     return {"kernel": kernel, "barriers": str(len(outcomes)), **counts}
 
