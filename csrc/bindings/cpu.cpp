@@ -20,9 +20,17 @@ void run_in_parallel(int64_t count, int64_t grain, Body body, void* context) {
                               [&](int64_t begin, int64_t end) { body(begin, end, context); });
 }
 
+// The outputs of an op that is given no entry: gradients and sums of nothing.
+template <typename... Outputs>
+std::tuple<Outputs...> zeroed(std::tuple<Outputs...> out) {
+  std::apply([](auto&... each) { (torch::stable::zero_(each), ...); }, out);
+  return out;
+}
+
 void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTensor& group,
               const MaybeTensor& shared, const MaybeTensor& ridge, const MaybeTensor& metric,
               const Numbers& scale, bool nonneg) {
+  if (v.numel() == 0) return;
   const MaybeTensor d = packed(metric);
   dispatch("prox", v, [&](auto real) {
     using Real = decltype(real);
@@ -107,6 +115,7 @@ void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, T
     check_alike(op, w.target, {grads[i], buffer.target});
     const Tensor grad = packed(grads[i]);
     const double number = begin_step(op, steps[i]) + nesterov;
+    if (w.target.numel() == 0) continue;
     const double summed = buffers.empty() ? 1 : (1 - std::pow(momentum, number)) / (1 - momentum);
     dispatch(op, w.memory, [&](auto real) {
       using Real = decltype(real);
@@ -131,6 +140,7 @@ void prox_adamw_(Tensors weights, Tensors grads, Tensors exp_avgs, Tensors exp_a
     check_alike(op, w.target, {grads[i], first.target, second.target});
     const Tensor grad = packed(grads[i]);
     const double number = begin_step(op, steps[i]);
+    if (w.target.numel() == 0) continue;
     dispatch(op, w.memory, [&](auto real) {
       using Real = decltype(real);
       kernels().of<Real>().prox_adamw(
@@ -151,6 +161,7 @@ Six prox_backward(Tensor grad, Tensor x, MaybeTensor v, MaybeTensor l1, MaybeTen
   const int64_t T = x.size(0), M = x.size(1), C = x.size(2);
   Six out{make(x, {T, M, C}, needs[0]), make(x, {T, M}, needs[1]), make(x, {T, M}, needs[2]),
           make(x, {M}, needs[3]),       make(x, {T, M}, needs[4]), make(x, {T, M, C}, needs[5])};
+  if (x.numel() == 0) return zeroed(out);
   dispatch("prox_backward", x, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().prox_backward(
@@ -167,6 +178,7 @@ Six prox_backward(Tensor grad, Tensor x, MaybeTensor v, MaybeTensor l1, MaybeTen
 Tensor radial_prox(Tensor v, Tensor strengths, Tensor step, Tensor shape, int64_t kind) {
   v = packed(v);
   Tensor x = make_like(v);
+  if (v.numel() == 0) return x;
   dispatch("radial_prox", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().radial_prox(
@@ -185,6 +197,7 @@ Four radial_prox_backward(Tensor grad, Tensor v, Tensor strengths, Tensor step, 
   grad = packed(grad), v = packed(v);
   const int64_t T = v.size(0), M = v.size(1);
   Four out{make_like(v), make(v, {T, M}), make(v, {T, M}), make(v, {T, M})};
+  if (v.numel() == 0) return zeroed(out);
   dispatch("radial_prox_backward", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().radial_prox_backward(
@@ -200,6 +213,7 @@ Four radial_prox_backward(Tensor grad, Tensor v, Tensor strengths, Tensor step, 
 Tensor linf_prox(Tensor v, Tensor strengths, MaybeTensor metric) {
   v = packed(v), metric = packed(metric);
   Tensor x = make_like(v);
+  if (v.numel() == 0) return x;
   dispatch("linf_prox", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().linf_prox({v.size(0), v.size(1), v.size(2), data<Real>(v),
@@ -217,6 +231,7 @@ Three linf_prox_backward(Tensor grad, Tensor v, Tensor x, Tensor strengths, Mayb
   grad = packed(grad), v = packed(v), x = packed(x), metric = packed(metric);
   const int64_t T = v.size(0), M = v.size(1), C = v.size(2);
   Three out{make(v, {T, M, C}, needs[0]), make(v, {T, M}, needs[1]), make(v, {T, M, C}, needs[2])};
+  if (v.numel() == 0) return zeroed(out);
   dispatch("linf_prox_backward", v, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().linf_prox_backward(
@@ -232,6 +247,7 @@ Tensor penalty_value(Tensor w, MaybeTensor l1, MaybeTensor group, MaybeTensor sh
                      MaybeTensor ridge, Numbers scale, bool nonneg) {
   w = packed(w);
   Tensor value = make(w, {});
+  if (w.numel() == 0) return torch::stable::zero_(value);
   dispatch("penalty_value", w, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().penalty_value(
@@ -251,6 +267,7 @@ Five penalty_value_backward(Tensor grad, Tensor w, MaybeTensor l1, MaybeTensor g
   const int64_t T = w.size(0), M = w.size(1), C = w.size(2);
   Five out{make(w, {T, M, C}, needs[0]), make(w, {T, M}, needs[1]), make(w, {T, M}, needs[2]),
            make(w, {M}, needs[3]), make(w, {T, M}, needs[4])};
+  if (w.numel() == 0) return zeroed(out);
   dispatch("penalty_value_backward", w, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().penalty_value_backward(
@@ -267,6 +284,7 @@ Three feature_usage(Tensor w) {
   w = packed(w);
   const int64_t T = w.size(0), M = w.size(1);
   Three out{make(w, {M}), make_counts(w, M, ScalarType::Long), make_counts(w, T, ScalarType::Long)};
+  if (w.numel() == 0) return zeroed(out);
   dispatch("feature_usage", w, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().feature_usage(
@@ -280,6 +298,7 @@ Three feature_usage(Tensor w) {
 Tensor feature_usage_backward(Tensor grad, Tensor w) {
   grad = packed(grad), w = packed(w);
   Tensor grad_w = make_like(w);
+  if (w.numel() == 0) return grad_w;
   dispatch("feature_usage_backward", w, [&](auto real) {
     using Real = decltype(real);
     kernels().of<Real>().feature_usage_backward(

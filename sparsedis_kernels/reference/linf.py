@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsedis_kernels.reference.prox import largest
 from sparsedis_kernels.reference.strengths import as_output
 
 
@@ -14,6 +15,8 @@ def level(size: Tensor, strength: Tensor, weight: Tensor) -> Tensor:
     `size` = |v| and `weight` = d are (T, M, C). With |v| sorted downwards, the entries above tau
     are the longest prefix whose excess over its own last entry stays below `strength`.
     """
+    if size.numel() == 0:
+        return torch.zeros_like(strength)
     ordered, index = size.sort(2, descending=True)
     weight = weight.gather(2, index)
     mass, total = weight.cumsum(2), (weight * ordered).cumsum(2)
@@ -51,7 +54,7 @@ def linf_prox_backward(
     """
     active = strength[:, :, None] > 0
     weight = torch.ones_like(v) if metric is None else metric
-    tau = x.abs().amax(2, keepdim=True)
+    tau = largest(x.abs(), (2,))
     clipped = x.abs() == tau
     slope = torch.where(clipped, v.sign() * grad, 0).sum(2, keepdim=True)
     slope = slope / torch.where(clipped, weight, 0).sum(2, keepdim=True)

@@ -22,13 +22,16 @@ from sparsedis_kernels.reference.strengths import (
 MAX_ROOT_STEPS = 60
 
 
+def largest(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The largest entry over `dim`, which is kept; of none at all it is 0."""
+    return x.amax(dim, keepdim=True) if x.numel() else x.sum(dim, keepdim=True)
+
+
 def norm(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     """Euclidean norm over `dim` (kept); the squares neither overflow nor underflow."""
-    if x.numel() == 0:
-        return torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    largest = x.abs().amax(dim, keepdim=True)
-    scaled = x / torch.where(largest > 0, largest, 1)
-    return largest * scaled.square().sum(dim, keepdim=True).sqrt()
+    scale = largest(x.abs(), dim)
+    scaled = x / torch.where(scale > 0, scale, 1)
+    return scale * scaled.square().sum(dim, keepdim=True).sqrt()
 
 
 def soft_threshold(v: Tensor, l1: Tensor | None, nonneg: bool) -> Tensor:
@@ -51,7 +54,7 @@ def group_root(u: Tensor, curvature: Tensor, group: Tensor) -> Tensor:
     (||u|| - group) / max D lies left of it, from where the iteration increases.
     """
     excess = norm(u, (2,)) - group
-    radius = excess.clamp_min(0) / curvature.amax(2, keepdim=True)
+    radius = excess.clamp_min(0) / largest(curvature, (2,))
     for _ in range(MAX_ROOT_STEPS):
         denominator = torch.where(excess > 0, curvature * radius + group, 1)
         direction = u / denominator
@@ -92,7 +95,7 @@ def solve_tree(u: Tensor, curvature: Tensor, group: Tensor | None, shared: Tenso
         return solve_groups(u, curvature, group)
     blocks = u if group is None else block_soft_threshold(u, group, (2,))
     excess = norm(blocks, (0, 2)) - shared
-    theta = excess.clamp_min(0) / curvature.amax((0, 2), keepdim=True)
+    theta = excess.clamp_min(0) / largest(curvature, (0, 2))
     y = u
     for _ in range(MAX_ROOT_STEPS):
         metric = torch.where(excess > 0, curvature * theta + shared, 1)

@@ -21,16 +21,17 @@ def strengths(dtype=F64):
     return torch.rand(T, M, dtype=dtype) + 0.2
 
 
-def raw_cases(dtype=F64):
-    """(op, arguments) for every raw op: absent and present tensors, strided strengths."""
+def prox_cases(dtype, shape):
+    """(op, arguments) for every raw op of weights: no tensors, full and strided strengths."""
     torch.manual_seed(0)
-    v, grad, x = weights(dtype), weights(dtype), weights(dtype).relu()
-    metric = weights(dtype).exp()
-    full = [strengths(dtype), strengths(dtype), strengths(dtype)[0], strengths(dtype)]
-    strided = [full[0][:1].expand(T, M), full[1][:, :1].expand(T, M), full[2], full[3]]
-    none, scale = [None] * 4, [0.2, 0.3, 0.1, 0.4]
-    needs = [True] * 6
-    levels = strengths(dtype)
+    (T, M, _), none = shape, [None] * 4
+    v, grad, x = (torch.randn(shape, dtype=dtype) for _ in range(3))
+    x, metric = x.relu(), torch.randn(shape, dtype=dtype).exp()
+    levels, l1, group, ridge = (torch.rand(T, M, dtype=dtype) + 0.2 for _ in range(4))
+    row, column = torch.rand(M, dtype=dtype) + 0.2, torch.rand(T, 1, dtype=dtype) + 0.2
+    full = [l1, group, row, ridge]
+    strided = [row.expand(T, M), column.expand(T, M), row, ridge]
+    scale, needs = [0.2, 0.3, 0.1, 0.4], [True] * 6
     yield "prox", (v, *full, metric, scale, False)
     yield "prox", (v, *strided, None, scale, True)
     yield "prox", (v.transpose(0, 1).contiguous().transpose(0, 1), *none, None, scale, False)
@@ -45,7 +46,12 @@ def raw_cases(dtype=F64):
     yield "penalty_value", (v, *full, scale, False)
     yield "penalty_value_backward", (v.sum(), v, *full, scale, [True] * 5)
     yield "feature_usage", (x,)
-    yield "feature_usage_backward", (grad[0, :, 0], x)
+    yield "feature_usage_backward", (torch.randn(M, dtype=dtype), x)
+
+
+def raw_cases(dtype=F64):
+    """The same of few weights, and (op, arguments) for every raw op of samples."""
+    yield from prox_cases(dtype, (T, M, C))
     yield from head_cases(dtype)
 
 
@@ -132,6 +138,18 @@ def test_native_equals_reference(native, name, args):
             continue  # gap and iterations are the solver's own
         tol = 5e-2 if name == "fit_heads" else 1e-9
         torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 0), (3, 0, 2), (0, 4, 2), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("native", NATIVE, indirect=True)
+def test_nothing_is_no_special_case(native, shape):
+    for name, args in prox_cases(F64, shape):
+        if native.startswith("triton") and name not in backends.TRITON_MODULES:
+            continue
+        ours = as_tuple(raw_op(native, name)(*args))
+        theirs = as_tuple(raw_op("reference", name)(*args))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @raw("any_backend", ALL)
