@@ -19,35 +19,115 @@ void for_each_group(const Args& a, ParallelFor run, F body) {
                });
 }
 
-template <typename Real>
-Radial radial_at(const RadialArgs<Real>& a, int64_t t, int64_t m, int64_t offset) {
-  const double r = std::sqrt(sum_of_squares(a.v + offset, a.C));
-  return radial(a.kind, r, at(a.strength, t, m), at(a.step, t, m), at(a.shape, t, m));
+// Consecutive groups of a radial prox: what it takes, and what it makes of them.
+template <RadialKind kind, typename Real>
+class RadialGroups {
+ public:
+  explicit RadialGroups(const RadialArgs<Real>& args) : a(args) {}
+
+  // x of the groups [index, index + groups).
+  void prox(int64_t index, int64_t groups) {
+    load(index, groups);
+    Real* factor = strength;  // needed no more
+#pragma omp simd
+    for (int64_t k = 0; k < groups; ++k)
+      factor[k] = static_cast<Real>(radial<kind>(r[k], strength[k], step[k], shape[k]).scale);
+    scaled(a.v + index * a.C, groups, factor, a.x + index * a.C);
+  }
+
+  // Gradients of the groups: of s(||v||) v it is s grad + s' <v, grad> / ||v|| v.
+  void backward(int64_t index, int64_t groups) {
+    load(index, groups);
+    const int64_t first = index * a.C, count = groups * a.C;
+    const Real *v = a.v + first, *grad = a.grad + first;
+    Real *grad_v = a.grad_v + first, *entries = buffer.reserve(count), along[kGroups];
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) entries[i] = v[i] * grad[i];
+    sums(entries, groups, along);
+    Real factor[kGroups], bend[kGroups];
+#pragma omp simd
+    for (int64_t k = 0; k < groups; ++k) {
+      const Radial s = radial<kind>(r[k], strength[k], step[k], shape[k]);
+      factor[k] = static_cast<Real>(s.scale);
+      bend[k] = static_cast<Real>(s.radius == 0 ? 0.0 : s.radius * along[k] / r[k]);
+      a.grad_strength[index + k] = static_cast<Real>(s.strength * along[k]);
+      a.grad_step[index + k] = static_cast<Real>(s.step * along[k]);
+      a.grad_shape[index + k] = static_cast<Real>(s.shape * along[k]);
+    }
+    scaled(v, groups, bend, entries);
+    scaled(grad, groups, factor, grad_v);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) grad_v[i] += entries[i];
+  }
+
+ private:
+  const RadialArgs<Real>& a;
+  const Layout<Real> layout{a.C};
+  const Levels<Real> none{};
+  Buffer<Real> buffer{};
+  Real strength[kGroups], step[kGroups], shape[kGroups], norm[kGroups];
+  double r[kGroups];
+
+  // Norms are of sums in double where squares may leave the range of `Real`, or where rounding may
+  // decide on a formula.
+  void load(int64_t index, int64_t groups) {
+    fill(a.strength, a.M, index, groups, strength);
+    fill(a.step, a.M, index, groups, step);
+    fill(a.shape, a.M, index, groups, shape);
+    const Real* v = a.v + index * a.C;
+    norms<false>(v, groups, none, layout, norm);
+    int64_t unsure = 0;
+#pragma omp simd reduction(+ : unsure)
+    for (int64_t k = 0; k < groups; ++k) r[k] = norm[k], unsure += is_unsure(k);
+    for (int64_t k = 0; k < groups && unsure > 0; ++k)
+      if (is_unsure(k)) r[k] = std::sqrt(sum_of_squares(v + k * a.C, a.C));
+  }
+  bool is_unsure(int64_t k) const {
+    return !(norm[k] > kLeastStrength<Real> && norm[k] < 1 / kLeastStrength<Real>) |
+           radial_near<kind>(norm[k], strength[k], step[k], shape[k], kNear<Real>);
+  }
+  void sums(const Real* entries, int64_t groups, Real* out) const {
+    if (a.C < kLongGroup)
+      return group_sums(entries, groups, layout, [](const auto&, auto&) {}, out);
+    for (int64_t k = 0; k < groups; ++k) {
+      double sum[1];
+      const Real* row = entries + k * a.C;
+      sum_blocks<Real>(a.C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = row[c]; });
+      out[k] = static_cast<Real>(sum[0]);
+    }
+  }
+  void scaled(const Real* from, int64_t groups, const Real* factor, Real* to) const {
+    scale<false>(from, groups, none, layout, factor, to);
+  }
+};
+
+// Calls body(groups' worker, index, groups) for all groups, a few at a time.
+template <RadialKind kind, typename Real, typename F>
+void for_each_radial(const RadialArgs<Real>& a, ParallelFor run, F body) {
+  const int64_t groups = a.T * a.M, block = groups_of(a.C);
+  parallel_for(run, (groups + block - 1) / block,
+               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
+               [&](int64_t begin, int64_t end) {
+                 RadialGroups<kind, Real> worker(a);
+                 for (int64_t b = begin; b < end; ++b)
+                   body(worker, b * block, std::min(block, groups - b * block));
+               });
 }
 
 template <typename Real>
 void radial_prox(const RadialArgs<Real>& a, ParallelFor run) {
-  for_each_group(a, run, [&](int64_t, int64_t t, int64_t m, int64_t offset) {
-    const double scale = radial_at(a, t, m, offset).scale;
-    for (int64_t c = 0; c < a.C; ++c)
-      a.x[offset + c] = static_cast<Real>(scale == 0 ? 0.0 : scale * a.v[offset + c]);
+  with_kind(a.kind, [&](auto kind) {
+    for_each_radial<kind>(
+        a, run, [](auto& worker, int64_t index, int64_t groups) { worker.prox(index, groups); });
   });
 }
 
 template <typename Real>
 void radial_prox_backward(const RadialArgs<Real>& a, ParallelFor run) {
-  for_each_group(a, run, [&](int64_t i, int64_t t, int64_t m, int64_t offset) {
-    const Real *v = a.v + offset, *grad = a.grad + offset;
-    const Radial s = radial_at(a, t, m, offset);
-    double along = 0;
-    for (int64_t c = 0; c < a.C; ++c) along += static_cast<double>(v[c]) * grad[c];
-    const double r = std::sqrt(sum_of_squares(v, a.C));
-    const double bend = s.radius == 0 ? 0.0 : s.radius * along / r;
-    for (int64_t c = 0; c < a.C; ++c)
-      a.grad_v[offset + c] = static_cast<Real>(s.scale * grad[c] + bend * v[c]);
-    a.grad_strength[i] = static_cast<Real>(s.strength * along);
-    a.grad_step[i] = static_cast<Real>(s.step * along);
-    a.grad_shape[i] = static_cast<Real>(s.shape * along);
+  with_kind(a.kind, [&](auto kind) {
+    for_each_radial<kind>(a, run, [](auto& worker, int64_t index, int64_t groups) {
+      worker.backward(index, groups);
+    });
   });
 }
 

@@ -29,6 +29,23 @@ constexpr Real kLeastStrength = sizeof(Real) == 4 ? Real(1e-15) : Real(1e-140);
 template <typename Real>
 constexpr Real kNear = sizeof(Real) == 4 ? Real(1e-5) : Real(0);
 
+// A strength of consecutive groups, which lie in whole rows of features, then 0 to a whole vector.
+template <typename Real>
+void fill(const Strength<Real>& s, int64_t M, int64_t index, int64_t count, Real* out) {
+  const Real scale = static_cast<Real>(s.scale);
+  std::fill(out + count, out + (count + kMostLanes - 1) / kMostLanes * kMostLanes, Real(0));
+  if (!s.data) return static_cast<void>(std::fill_n(out, count, scale));
+  for (int64_t k = 0; k < count;) {
+    const int64_t t = (index + k) / M, m = (index + k) % M, run = std::min(count - k, M - m);
+    const Real* row = s.data + t * s.task_stride + m * s.feature_stride;
+    if (s.feature_stride == 1)
+      for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i];
+    else
+      for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i * s.feature_stride];
+    k += run;
+  }
+}
+
 // Strengths of consecutive groups.
 template <typename Real>
 struct Levels {
@@ -53,24 +70,6 @@ struct Levels {
       faint |= (level > zero) & (level < kLeastStrength<Real>);
     }
     entries = p.nonneg || E::any(some), groups = E::any(grouped), tiny = E::any(faint);
-  }
-
- private:
-  // A strength of consecutive groups, which lie in whole rows of features, then 0 to a whole
-  // vector.
-  static void fill(const Strength<Real>& s, int64_t M, int64_t index, int64_t count, Real* out) {
-    const Real scale = static_cast<Real>(s.scale);
-    std::fill(out + count, out + (count + kMostLanes - 1) / kMostLanes * kMostLanes, Real(0));
-    if (!s.data) return static_cast<void>(std::fill_n(out, count, scale));
-    for (int64_t k = 0; k < count;) {
-      const int64_t t = (index + k) / M, m = (index + k) % M, run = std::min(count - k, M - m);
-      const Real* row = s.data + t * s.task_stride + m * s.feature_stride;
-      if (s.feature_stride == 1)
-        for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i];
-      else
-        for (int64_t i = 0; i < run; ++i) out[k + i] = scale * row[i * s.feature_stride];
-      k += run;
-    }
   }
 };
 

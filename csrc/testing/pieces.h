@@ -46,7 +46,8 @@ inline double root_of(const Doubles& u, const Doubles& diagonal, double c) {
 }
 
 inline std::vector<double> radial_of(int64_t kind, double r, double lam, double eta, double shape) {
-  const Radial s = radial(kind, r, lam, eta, shape);
+  Radial s{};
+  with_kind(kind, [&](auto constant) { s = radial<constant>(r, lam, eta, shape); });
   return {s.scale, s.radius, s.strength, s.step, s.shape};
 }
 

@@ -104,6 +104,18 @@ def test_sizes_and_zero_rows(native, kind, shape):
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**-60, 2.0**60])
+@pytest.mark.parametrize("C", [1, 5, 7, 200])
+def test_on_a_cpu_rounding_of_float32_sums_decides_nothing(C, scale):
+    """Where the strength is half the square of a group's norm, rounded."""
+    v = torch.randn(20, 30, C)
+    square = v.double().square().sum(2)
+    strength = square.float()
+    kept = sk.prox_l0(scale * v, strength, scale**2 / 2, backend="cpu").ne(0).any(2)
+    assert torch.equal(kept, square > strength.double())
+    assert 0 < kept.float().mean() < 1
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_strided_weights_and_gradients_agree_with_the_reference(native, kind):
     v, seed = torch.randn(2, 3, 9, 5, dtype=F64).permute(0, 3, 2, 1)
