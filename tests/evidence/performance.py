@@ -25,11 +25,11 @@ DIGITS = 4  # of the numbers of a row
 
 @dataclass(frozen=True)
 class Session:
-    """What was measured on one machine at one commit, by one or several commands."""
+    """What was measured on one machine, by one or several commands, each at its commit."""
 
     name: str
     machine: Mapping[str, Any]
-    commands: list[str]
+    commands: list[tuple[str, str]]
     rows: list[Row]
     bars: list[Mapping[str, Any]]
 
@@ -39,13 +39,19 @@ def sessions() -> list[Session]:
     found: dict[str, Session] = {}
     for path in sorted(FOLDER.glob("*.json")):
         document = json.loads(path.read_text())
-        machine = document["machine"]
+        machine = dict(document["machine"])
+        commit = _short_commit(machine.pop("commit", None) or "unknown")
         session = Session(path.stem, machine, [], [], [])
         session = found.setdefault(json.dumps(machine, sort_keys=True), session)
-        session.commands.append(document["command"])
+        session.commands.append((document["command"], commit))
         session.rows.extend(map(_row, document["rows"]))
         session.bars.extend(document["bars"])
     return list(found.values())
+
+
+def _short_commit(commit: str) -> str:
+    name, dirty, _ = commit.partition("-dirty")
+    return f"{name[:12]}{dirty}"
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
@@ -98,7 +104,7 @@ def numbers(session: Session) -> str:
     """The machine, the commands, and a table for each op."""
     ops = [op for op in MODULES if any(row.op == op for row in session.rows)]
     tables = "\n\n".join(_of_op(session, op) for op in ops)
-    commands = " and ".join(f"`{command}`" for command in session.commands)
+    commands = ", ".join(f"`{command}` (commit {commit})" for command, commit in session.commands)
     about = f"{_machine(session.machine)} Made by {commands}.{_missing(session.rows)}"
     return "\n\n".join([about, *_images(session), tables])
 
@@ -114,8 +120,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     there = {k: v for k, v in machine["versions"].items() if v not in (None, "not installed")}
     versions = ", ".join(f"{name} {version}" for name, version in there.items())
     where = f"**{machine['device']}** ({machine['device_type']}), {threads}"
-    commit, dirty, _ = (machine["commit"] or "unknown").partition("-dirty")
-    return f"{where}, commit {commit[:12]}{dirty}, {versions}."
+    return f"{where}, {versions}."
 
 
 def _missing(rows: Sequence[Row]) -> str:

@@ -37,12 +37,14 @@ def document(machine, *rows):
 
 def test_documents_of_one_machine_are_shown_together_and_survive_being_kept(kept):
     scaling = [row("tasks, ridge n=25", (T, 64, 5), "ours", 1e-3, op="scaling") for T in (10, 100)]
-    (kept / "a.json").write_text(document({"threads": 1}, row("ridge n=25", (9, 64, 5), "ours", 1)))
-    (kept / "b.json").write_text(document({"threads": 1}, *scaling))
+    at = [{"threads": 1, "commit": commit} for commit in ("1" * 40, f"{'2' * 40}-dirty")]
+    (kept / "a.json").write_text(document(at[0], row("ridge n=25", (9, 64, 5), "ours", 1)))
+    (kept / "b.json").write_text(document(at[1], *scaling))
     (kept / "c.json").write_text(document({"threads": 2}))
     performance.keep(kept)
     first = performance.sessions()
     assert [(s.name, len(s.rows), len(s.commands)) for s in first] == [("a", 3, 2), ("c", 0, 1)]
+    assert first[0].commands == [("c", "1" * 12), ("c", f"{'2' * 12}-dirty")]
     assert list(performance.pictures(first[0])) == ["a-tasks.png"]
     assert (kept / "kept/a-tasks.png").stat().st_size > 0
     performance.keep(kept / "kept")
