@@ -104,14 +104,11 @@ class RadialGroups {
 // Calls body(groups' worker, index, groups) for all groups, a few at a time.
 template <RadialKind kind, typename Real, typename F>
 void for_each_radial(const RadialArgs<Real>& a, ParallelFor run, F body) {
-  const int64_t groups = a.T * a.M, block = groups_of(a.C);
-  parallel_for(run, (groups + block - 1) / block,
-               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
-               [&](int64_t begin, int64_t end) {
-                 RadialGroups<kind, Real> worker(a);
-                 for (int64_t b = begin; b < end; ++b)
-                   body(worker, b * block, std::min(block, groups - b * block));
-               });
+  const int64_t step = groups_of(a.C);
+  for_each_range(a.T * a.M, a.C, run, [&](int64_t begin, int64_t end) {
+    RadialGroups<kind, Real> worker(a);
+    for (int64_t i = begin; i < end; i += step) body(worker, i, std::min(step, end - i));
+  });
 }
 
 template <typename Real>

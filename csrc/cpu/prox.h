@@ -32,22 +32,17 @@ void prox_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end, Update upd
   });
 }
 
-// Whole blocks of groups for each thread, so that no group's sum depends on where one begins;
-// `make_update` gives each its own `update`.
+// The same of all groups; `make_update` gives each thread its own `update`.
 template <typename Real, typename MakeUpdate>
-void prox_blocks(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_update) {
-  const int64_t groups = a.T * a.M, block = groups_of(a.C);
-  parallel_for(run, (groups + block - 1) / block,
-               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
-               [&](int64_t begin, int64_t end) {
-                 prox_groups(a, begin * block, std::min(groups, end * block), make_update());
-               });
+void prox_ranges(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_update) {
+  for_each_range(a.T * a.M, a.C, run,
+                 [&](int64_t begin, int64_t end) { prox_groups(a, begin, end, make_update()); });
 }
 
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
   if (!present(a.penalty.shared)) {
-    prox_blocks(a, run, [&] {
+    prox_ranges(a, run, [&] {
       return [&](int64_t offset, int64_t) { return a.metric ? a.metric + offset : nullptr; };
     });
   } else if (is_uniform(a)) {

@@ -346,12 +346,8 @@ void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
     return;
   }
   if (a.grad_shared) std::fill_n(a.grad_shared, a.M, Real(0));
-  const int64_t groups = a.T * a.M, block = groups_of(a.C);
-  parallel_for(run, (groups + block - 1) / block,
-               kParallelElements / (block * std::max<int64_t>(a.C, 1)),
-               [&](int64_t begin, int64_t end) {
-                 prox_backward_groups(a, begin * block, std::min(groups, end * block));
-               });
+  for_each_range(a.T * a.M, a.C, run,
+                 [&](int64_t begin, int64_t end) { prox_backward_groups(a, begin, end); });
 }
 
 SPARSEDIS_END

@@ -28,7 +28,7 @@ void prox_sgd(const ProxSgdArgs<Real>& a, ParallelFor run) {
     sgd(a, offset, count);
     return nullptr;
   };
-  if (!present(a.prox.penalty.shared)) return prox_blocks(a.prox, run, [&] { return update; });
+  if (!present(a.prox.penalty.shared)) return prox_ranges(a.prox, run, [&] { return update; });
   if (is_uniform(a.prox)) return scale_features(a.prox, run, update);
   parallel_for(run, a.prox.T * a.prox.M * a.prox.C, kParallelElements,
                [&](int64_t begin, int64_t end) { update(begin, end - begin); });
@@ -68,7 +68,7 @@ struct AdamwUpdate {
 template <typename Real>
 void prox_adamw(const ProxAdamwArgs<Real>& a, ParallelFor run) {
   if (!present(a.prox.penalty.shared))
-    return prox_blocks(a.prox, run, [&] { return AdamwUpdate<Real>{a}; });
+    return prox_ranges(a.prox, run, [&] { return AdamwUpdate<Real>{a}; });
   // Each step of a feature's equation reads its metric over all tasks.
   const int64_t size = a.prox.T * a.prox.M * a.prox.C;
   Buffer<Real> metric(size);

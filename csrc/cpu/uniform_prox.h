@@ -436,6 +436,16 @@ inline int64_t groups_of(int64_t C) {
                     kGroups);
 }
 
+// Calls body(begin, end) for ranges of groups of C, of which each thread takes whole blocks, so
+// that no group's sum depends on where a range begins.
+template <typename F>
+void for_each_range(int64_t groups, int64_t C, ParallelFor run, F body) {
+  const int64_t block = groups_of(C), entries = block * std::max<int64_t>(C, 1);
+  parallel_for(
+      run, (groups + block - 1) / block, kParallelElements / entries,
+      [&](int64_t begin, int64_t end) { body(begin * block, std::min(groups, end * block)); });
+}
+
 // Asks for entries that are about to be read, which the processor itself does only near by.
 template <typename Real>
 void fetch(const Real* from, int64_t count) {
