@@ -286,9 +286,11 @@ void solve_groups(const Real* v, const Real* metric, int64_t groups, const Level
                   Columns<Real>& columns, Real* x) {
   const int64_t C = columns.C;
   if (C == 1 || (at.same && !at.groups)) return solve_entries(v, metric, groups, C, at, x);
-  for (int64_t k = 0; k < groups && C >= kLongGroup; ++k)
-    solve_long(v + k * C, metric + k * C, C, at, k, x + k * C);
-  for (int64_t k = 0; k < groups && C < kLongGroup; k += 8)
+  if (C >= kLongGroup) {
+    for (int64_t k = 0; k < groups; ++k) solve_long(v + k * C, metric + k * C, C, at, k, x + k * C);
+    return;
+  }
+  for (int64_t k = 0; k < groups; k += 8)
     solve_eight(v + k * C, metric + k * C, std::min<int64_t>(8, groups - k), at, k, columns,
                 x + k * C);
 }

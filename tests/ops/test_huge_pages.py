@@ -1,5 +1,6 @@
 """Large outputs of the CPU kernels lie in memory that asks for huge pages."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,16 @@ import sparsedis_kernels as sk
 MAPPINGS = Path("/proc/self/smaps")
 HEADER = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
 
-pytestmark = pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+        reason="the system has no huge pages",
+    ),
+    pytest.mark.skipif(
+        os.environ.get("THP_MEM_ALLOC_ENABLE", "0") != "0",
+        reason="PyTorch asks for huge pages itself",
+    ),
+]
 
 
 def flags(tensor: Tensor) -> list[str]:

@@ -6,7 +6,7 @@ import sparsedis_kernels as sk
 from tests.problems import assert_as_accurate, random_penalty
 
 F64 = torch.float64
-SHAPES = [(3, 7, 5), (1, 4, 5), (40, 30, 5), (0, 7, 5)]
+SHAPES = [(3, 7, 5), (1, 4, 5), (40, 30, 5), (0, 7, 5), (3, 0, 5), (3, 7, 0)]
 PENALTIES = {
     "l1": sk.Penalty(l1=0.3),
     "group": sk.Penalty(group=0.4, ridge=0.1),
