@@ -29,6 +29,19 @@ struct HeadOutput {
   int32_t *n_iter, *status;
 };
 
+// Those of task t.
+template <typename Real>
+inline HeadOutput<Real> head_output(const HeadsArgs<Real>& a, int64_t t) {
+  const int64_t C = a.samples.C;
+  return {a.weight + t * a.samples.M * C, a.bias + t * C, a.gap + t, a.n_iter + t, a.status + t};
+}
+
+// The heads that task t starts from, (M, C), or null.
+template <typename Real>
+inline const Real* head_start(const HeadsArgs<Real>& a, int64_t t) {
+  return a.init ? a.init + t * a.samples.M * a.samples.C : nullptr;
+}
+
 template <typename Real>
 inline void write_nothing(const TaskInput<Real>& in, const HeadOutput<Real>& out, Real value,
                           Status status) {
@@ -88,16 +101,29 @@ inline bool load_head(const TaskInput<Real>& in, bool shares_design, HeadWork<Re
   return work.finite && load_targets(in, work.task);
 }
 
-// Solves task t, whose samples are `in`. `init` is (M, C) or null.
+// Fills the strengths of task t; false where they or what it starts from are not finite.
 template <typename Real>
-inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty, int64_t t,
-                     const Real* init, double tol, int64_t max_iter,
-                     const SharedDesign<Real>& design, HeadWork<Real>& work,
-                     const HeadOutput<Real>& out) {
+inline bool load_fit(const HeadsArgs<Real>& a, int64_t t, Task<Real>& task) {
+  const Real* init = head_start(a, t);
+  return load_penalty(a.penalty, t, task) && (!init || all_finite(init, task.M * task.C));
+}
+
+template <typename Real>
+inline void write_report(double gap, int64_t steps, double tol, const HeadOutput<Real>& out) {
+  *out.gap = static_cast<Real>(gap);
+  *out.n_iter = static_cast<int32_t>(steps);
+  *out.status = gap <= tol ? kConverged : kIterationLimit;
+}
+
+// Solves task t.
+template <typename Real>
+inline void fit_head(const HeadsArgs<Real>& a, int64_t t, const SharedDesign<Real>& design,
+                     HeadWork<Real>& work) {
+  const TaskInput<Real> in = task_input(a.samples, t);
+  const HeadOutput<Real> out = head_output(a, t);
+  const Real* init = head_start(a, t);
   Task<Real>& task = work.task;
-  const bool finite = load_head(in, design.same, work) && load_penalty(penalty, t, task) &&
-                      (init == nullptr || all_finite(init, in.M * in.C));
-  if (!finite) {
+  if (!load_head(in, design.same, work) || !load_fit(a, t, task)) {
     write_nothing(in, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
     return;
   }
@@ -110,24 +136,22 @@ inline void fit_head(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty
   Real* W = work.sparse.W.reserve(task.C * task.ld);
   if (task.loss != kSquared) {
     work.sparse.steps = 0;
-    gap = solve_curved_head(in, init, tol, max_iter, design.gram, work);
+    gap = solve_curved_head(in, init, a.tol, a.max_iter, design.gram, work);
     steps = work.sparse.steps;
   } else if (task.target2 == 0) {
     std::fill_n(W, task.C * task.ld, Real(0));
   } else if (task.sparse) {
-    gap = solve_sparse(task, init, tol, max_iter, design.gram, work.sparse);
+    gap = solve_sparse(task, init, a.tol, a.max_iter, design.gram, work.sparse);
     steps = work.sparse.steps;
   } else {
-    gap = solve_ridge(task, work.ridge, tol, W, &steps);
+    gap = solve_ridge(task, work.ridge, a.tol, W, &steps);
     work.ridge.factored = design.same && design.one_ridge;
   }
   write_head(task, work.sparse.W.get(), out);
   if (task.loss != kSquared)
     write_curved_bias(in, task.zbar.get(), work.sparse.W.get(), task.ld,
                       work.curved.certified.bias.get(), work.curved.data.limit.get(), out.bias);
-  *out.gap = static_cast<Real>(gap);
-  *out.n_iter = static_cast<int32_t>(steps);
-  *out.status = gap <= tol ? kConverged : kIterationLimit;
+  write_report(gap, steps, a.tol, out);
 }
 
 SPARSEDIS_END

@@ -431,35 +431,45 @@ inline void solve_curved_adjoint(const TaskInput<Real>& in, const HeadGradient<R
 
 // Whether ridge alone makes the heads, and only gradients are asked that `ridge_backward.h` writes.
 template <typename Real>
-inline bool is_plain_ridge(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
+inline bool is_plain_ridge(Loss loss, const PenaltyArgs<Real>& penalty,
                            const HeadGradient<Real>& out) {
   const bool others = out.l1 || out.group || out.weight_sum || out.sample_weight;
-  return in.loss == kSquared && present(penalty.ridge) && only_ridge(penalty) && !others;
+  return loss == kSquared && present(penalty.ridge) && only_ridge(penalty) && !others;
 }
 
-// False where a feature has no ridge, which then moves with the samples.
+// What a task's ridge gradient still needs: nothing, or the solution of its system, or, where a
+// feature has no ridge and so moves its own with the samples, the gradient of any heads.
+enum class RidgeGradient { kWritten, kSystem, kAnyHeads };
+
 template <typename Real>
-inline bool fit_ridge_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
-                               int64_t t, const HeadGradient<Real>& out,
-                               RidgeBackwardWork<Real>& work) {
+inline RidgeGradient load_ridge_gradient(const TaskInput<Real>& in,
+                                         const PenaltyArgs<Real>& penalty, int64_t t,
+                                         const HeadGradient<Real>& out,
+                                         RidgeBackwardWork<Real>& work) {
   Task<Real>& task = work.task;
   const bool finite =
       load_task(in, task) && load_penalty(penalty, t, task) && all_finite(out.weight, in.M * in.C);
   if (!finite || task.empty()) {
     fill_gradients(in, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
-    return true;
+    return RidgeGradient::kWritten;
   }
   if (std::any_of(task.floor.get(), task.floor.get() + in.M, [](double f) { return f > 0; }))
-    return false;
-  Buffer<Real> grad_bias(in.C);
-  for (int64_t c = 0; c < in.C; ++c)
-    grad_bias.get()[c] = in.fit_intercept ? out.grad_bias[c] : Real(0);
-  std::fill_n(work.scores.reserve(2 * in.C * task.lds), 2 * in.C * task.lds, Real(0));
-  load_heads(out.weight, out.grad_weight, grad_bias.get(), work);
+    return RidgeGradient::kAnyHeads;
+  Real* grad_bias = work.grad_bias.reserve(in.C);
+  for (int64_t c = 0; c < in.C; ++c) grad_bias[c] = in.fit_intercept ? out.grad_bias[c] : Real(0);
+  load_heads(out.weight, out.grad_weight, work);
+  return RidgeGradient::kSystem;
+}
+
+// False where the gradient of any heads is needed.
+template <typename Real>
+inline bool fit_ridge_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
+                               int64_t t, const HeadGradient<Real>& out,
+                               RidgeBackwardWork<Real>& work) {
+  const RidgeGradient rest = load_ridge_gradient(in, penalty, t, out, work);
+  if (rest != RidgeGradient::kSystem) return rest == RidgeGradient::kWritten;
   in.n >= in.M ? solve_primal_adjoint(work) : solve_dual_adjoint(work);
-  mix_scores(grad_bias.get(), work);
-  write_ridge_gradients(static_cast<Real>(penalty.ridge.scale), out.z, out.z_sum, out.y, out.ridge,
-                        work);
+  write_ridge_gradients(static_cast<Real>(penalty.ridge.scale), out, work);
   return true;
 }
 
@@ -467,7 +477,7 @@ template <typename Real>
 inline void fit_head_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                               int64_t t, const HeadGradient<Real>& out,
                               HeadBackwardWork<Real>& work) {
-  if (is_plain_ridge(in, penalty, out) && fit_ridge_backward(in, penalty, t, out, work.ridge))
+  if (is_plain_ridge(in.loss, penalty, out) && fit_ridge_backward(in, penalty, t, out, work.ridge))
     return;
   if (!load_gradient(in, penalty, t, out, work)) return;
   in.loss == kSquared ? solve_adjoint(work) : solve_curved_adjoint(in, out, work);

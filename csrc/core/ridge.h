@@ -117,13 +117,30 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
   return reached;
 }
 
+// The ridge of every feature becomes D^-1/2 in its place.
+template <typename Real>
+inline Real* invert_ridge(Task<Real>& task) {
+  Real* scale = task.ridge.get();
+  for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
+  return scale;
+}
+
+// W = D^-1 A' a for rows of outputs a (C, ld), once the ridge is inverted.
+template <typename Real>
+inline void write_dual_heads(const Task<Real>& task, const Real* a, int64_t ld, Real* W) {
+  const Real* scale = task.ridge.get();
+  multiply(a, task.C, ld, task.n, task.A.get(), task.stride, task.ld, W, task.ld);
+  for (int64_t c = 0; c < task.C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j) W[c * task.ld + j] *= scale[j] * scale[j];
+}
+
 // W = D^-1 A' a with (A D^-1 A' + I) a = B: no M x M matrix. The gap is ||D^-1/2 A' e||^2 / 2.
 template <typename Real>
 inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double target, Real* W,
                                int64_t* steps) {
   const int64_t n = task.n, C = task.C;
-  Real* scale = task.ridge.get();
-  for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
+  const Real* scale = invert_ridge(task);
   s.shape(n, C);
   if (!s.factored) {
     gram_of_rows(task.A.get(), n, task.stride, task.M, scale, s);
@@ -142,10 +159,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
     return std::max(0.0, 0.5 * sum);
   };
   const double reached = solve_system(s, target, gap, steps);
-  multiply(s.x.get(), C, s.ld, n, task.A.get(), task.stride, task.ld, W, task.ld);
-  for (int64_t c = 0; c < C; ++c)
-#pragma omp simd
-    for (int64_t j = 0; j < task.M; ++j) W[c * task.ld + j] *= scale[j] * scale[j];
+  write_dual_heads(task, s.x.get(), s.ld, W);
   return reached;
 }
 

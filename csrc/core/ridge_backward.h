@@ -7,6 +7,7 @@
 // products would cancel under a small ridge.
 #pragma once
 
+#include "head_gradient.h"
 #include "heads.h"
 
 SPARSEDIS_BEGIN
@@ -18,16 +19,18 @@ struct RidgeBackwardWork {
   SpdSystem<Real> system;
   Buffer<Real> heads, scores;  // [U; W] (2 C, ld), [R; V] (2 C, lds)
   Buffer<Real> rows;           // of grad_z, before they are stored
+  Buffer<Real> grad_bias;      // (C)
 };
 
-// [G; W] into the rows of `heads`.
+// [G; W] into the rows of `heads`; the scores are none yet.
 template <typename Real>
-inline void load_heads(const Real* weight, const Real* grad_weight, const Real* grad_bias,
-                       RidgeBackwardWork<Real>& work) {
+inline void load_heads(const Real* weight, const Real* grad_weight, RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
   const int64_t C = task.C, ld = task.ld;
+  const Real* grad_bias = work.grad_bias.get();
   Real* heads = work.heads.reserve(2 * C * ld);
   std::fill_n(heads, 2 * C * ld, Real(0));
+  std::fill_n(work.scores.reserve(2 * C * task.lds), 2 * C * task.lds, Real(0));
   transpose(grad_weight, C, task.M, C, heads, ld);
   transpose(weight, C, task.M, C, heads + C * ld, ld);
   for (int64_t c = 0; c < C; ++c)
@@ -48,19 +51,12 @@ inline void solve_rows(SpdSystem<Real>& s) {
   solve_system(s, near * near * norm2(s.rhs.get()), norm2, &steps);
 }
 
-// U, R and V by the M x M system.
+// R and V from U, which `heads` hold.
 template <typename Real>
-inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
+inline void score_heads(RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
-  SpdSystem<Real>& s = work.system;
   const int64_t C = task.C, lds = task.lds;
-  s.shape(task.M, C);
-  gram_columns(task.A.get(), task.n, task.stride, 0, task.M, s.K.get(), s.ld);
-  for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
-  std::copy_n(work.heads.get(), C * s.ld, s.rhs.get());
-  solve_rows(s);
-  std::copy_n(s.x.get(), C * s.ld, work.heads.get());
-  Real *At = s.At.reserve(task.M * lds), *scores = work.scores.get();
+  Real *At = work.system.At.reserve(task.M * lds), *scores = work.scores.get();
   std::fill_n(At, task.M * lds, Real(0));
   transpose(task.A.get(), task.stride, task.n, task.M, At, lds);
   multiply(work.heads.get() + C * task.ld, C, task.ld, task.M, At, lds, lds, scores, lds);
@@ -68,37 +64,71 @@ inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
   for (int64_t i = 0; i < C * lds; ++i) scores[i] = task.B.get()[i] - scores[i];
 }
 
-// The same by the n x n system.
+// U, R and V by the M x M system.
 template <typename Real>
-inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
-  Task<Real>& task = work.task;
+inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
   SpdSystem<Real>& s = work.system;
-  const int64_t C = task.C, ld = task.ld, lds = task.lds;
-  Real *scale = task.ridge.get(), *U = work.heads.get(), *scores = work.scores.get();
-  for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
-  s.shape(task.n, 2 * C);
-  gram_of_rows(task.A.get(), task.n, task.stride, task.M, scale, s);
-  for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
-  for (int64_t c = 0; c < C; ++c) {
-    std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
-#pragma omp simd
-    for (int64_t j = 0; j < task.M; ++j) U[c * ld + j] *= scale[j];
-  }
-  multiply(U, C, ld, task.M, s.At.get(), s.ld, s.ld, s.rhs.get() + C * s.ld, s.ld);
+  const int64_t C = task.C;
+  s.shape(task.M, C);
+  gram_columns(task.A.get(), task.n, task.stride, 0, task.M, s.K.get(), s.ld);
+  for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
+  std::copy_n(work.heads.get(), C * s.ld, s.rhs.get());
   solve_rows(s);
-  for (int64_t c = 0; c < 2 * C; ++c) std::copy_n(s.x.get() + c * s.ld, task.n, scores + c * lds);
-  Real* pulled = work.rows.reserve(C * ld);
-  multiply(scores + C * lds, C, lds, task.n, task.A.get(), task.stride, ld, pulled, ld);
+  std::copy_n(s.x.get(), C * s.ld, work.heads.get());
+  score_heads(work);
+}
+
+// D^-1/2 G in the place of G; returns D^-1/2.
+template <typename Real>
+inline const Real* scale_heads(RidgeBackwardWork<Real>& work) {
+  Task<Real>& task = work.task;
+  const Real* scale = invert_ridge(task);
+  for (int64_t c = 0; c < task.C; ++c)
+#pragma omp simd
+    for (int64_t j = 0; j < task.M; ++j) work.heads.get()[c * task.ld + j] *= scale[j];
+  return scale;
+}
+
+// U from D^-1/2 G in its place, and V.
+template <typename Real>
+inline void pull_heads(RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  const int64_t C = task.C, ld = task.ld;
+  const Real* scale = task.ridge.get();
+  Real *U = work.heads.get(), *pulled = work.rows.reserve(C * ld);
+  multiply(work.scores.get() + C * task.lds, C, task.lds, task.n, task.A.get(), task.stride, ld,
+           pulled, ld);
   for (int64_t c = 0; c < C; ++c)
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j)
       U[c * ld + j] = scale[j] * (U[c * ld + j] - scale[j] * pulled[c * ld + j]);
 }
 
+// U, R and V by the n x n system.
+template <typename Real>
+inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
+  const Task<Real>& task = work.task;
+  SpdSystem<Real>& s = work.system;
+  const int64_t C = task.C, lds = task.lds;
+  const Real* scale = scale_heads(work);
+  s.shape(task.n, 2 * C);
+  gram_of_rows(task.A.get(), task.n, task.stride, task.M, scale, s);
+  for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
+  for (int64_t c = 0; c < C; ++c) std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
+  multiply(work.heads.get(), C, task.ld, task.M, s.At.get(), s.ld, s.ld, s.rhs.get() + C * s.ld,
+           s.ld);
+  solve_rows(s);
+  for (int64_t c = 0; c < 2 * C; ++c)
+    std::copy_n(s.x.get() + c * s.ld, task.n, work.scores.get() + c * lds);
+  pull_heads(work);
+}
+
 // [sqrt(p) R; -(sqrt(p) V + p grad_bias)] in place of the scores.
 template <typename Real>
-inline void mix_scores(const Real* grad_bias, RidgeBackwardWork<Real>& work) {
+inline void mix_scores(RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
+  const Real* grad_bias = work.grad_bias.get();
   const int64_t C = task.C, lds = task.lds;
   const double* p = task.p.get();
   for (int64_t c = 0; c < C; ++c) {
@@ -133,19 +163,21 @@ inline void write_features(RidgeBackwardWork<Real>& work, Real* z, double* z_sum
   }
 }
 
+// The gradients that `out` asks for, once heads and scores are solved for.
 template <typename Real>
-inline void write_ridge_gradients(Real scale, Real* z, double* z_sum, Real* y, Real* ridge,
+inline void write_ridge_gradients(Real scale, const HeadGradient<Real>& out,
                                   RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
   const int64_t C = task.C, ld = task.ld;
   const Real *U = work.heads.get(), *W = U + C * ld, *V = work.scores.get() + C * task.lds;
-  if (z || z_sum) write_features(work, z, z_sum);
-  for (int64_t i = 0; i < task.n && y; ++i)
-    for (int64_t c = 0; c < C; ++c) y[i * C + c] = -V[c * task.lds + i];
-  for (int64_t j = 0; j < task.M && ridge; ++j) {
+  mix_scores(work);
+  if (out.z || out.z_sum) write_features(work, out.z, out.z_sum);
+  for (int64_t i = 0; i < task.n && out.y; ++i)
+    for (int64_t c = 0; c < C; ++c) out.y[i * C + c] = -V[c * task.lds + i];
+  for (int64_t j = 0; j < task.M && out.ridge; ++j) {
     double along = 0;
     for (int64_t c = 0; c < C; ++c) along += static_cast<double>(W[c * ld + j]) * U[c * ld + j];
-    ridge[j] = static_cast<Real>(-scale * along);
+    out.ridge[j] = static_cast<Real>(-scale * along);
   }
 }
 

@@ -1,8 +1,7 @@
 // Head solves over a batch of tasks: a worker owns a task from start to finish and takes the next.
 #pragma once
 
-#include "../core/heads_backward.h"
-#include "parallel.h"
+#include "ridge_lanes.h"
 
 SPARSEDIS_BEGIN
 
@@ -40,11 +39,12 @@ template <typename Real>
 void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   const SamplesArgs<Real>& s = a.samples;
   const Common<Real> common(a);
+  if (!common.design.same && goes_by_lanes(s, a.penalty)) {
+    fit_ridge_lanes(a, task_size(s), run);
+    return;
+  }
   for_each_task<HeadWork<Real>>(run, s.T, task_size(s), [&](int64_t t, HeadWork<Real>& work) {
-    const HeadOutput<Real> out{a.weight + t * s.M * s.C, a.bias + t * s.C, a.gap + t, a.n_iter + t,
-                               a.status + t};
-    fit_head(task_input(s, t), a.penalty, t, a.init ? a.init + t * s.M * s.C : nullptr, a.tol,
-             a.max_iter, common.design, work, out);
+    fit_head(a, t, common.design, work);
   });
 }
 
@@ -103,7 +103,13 @@ void for_each_gradient(const HeadsBackwardArgs<Real>& a, ParallelFor run, F body
 template <typename Real>
 void fit_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor run) {
   using Work = HeadBackwardWork<Real>;
-  if (a.grad_shared) std::fill_n(a.grad_shared, a.samples.M, Real(0));
+  const SamplesArgs<Real>& s = a.samples;
+  if (a.grad_shared) std::fill_n(a.grad_shared, s.M, Real(0));
+  if (!s.one_design && s.T > 0 && goes_by_lanes(s, a.penalty) &&
+      is_plain_ridge(kSquared, a.penalty, head_gradient(a, 0))) {
+    fit_ridge_lanes_backward(a, task_size(s), run);
+    return;
+  }
   for_each_gradient(a, run, [&](int64_t t, const HeadGradient<Real>& out, Work& work) {
     fit_head_backward(task_input(a.samples, t), a.penalty, t, out, work);
   });

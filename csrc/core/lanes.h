@@ -1,0 +1,334 @@
+// Symmetric positive definite systems of several tasks at once, one in each lane of the vectors.
+//
+// A small system leaves much of a vector empty and waits for its own pivots; side by side they do
+// not. A lane sees the same operations wherever its task stands and whatever the others are.
+//
+// What is an array of a task is an array of vectors here; strides are in vectors.
+#pragma once
+
+#include <utility>
+
+#include "dense.h"
+
+SPARSEDIS_BEGIN
+
+#if defined(__AVX512F__)
+constexpr int kLaneRows = 5;  // of a tile, whose sums stay in registers
+#else
+constexpr int kLaneRows = 3;
+#endif
+
+template <typename Real>
+using Lanes = typename Simd<Real>::Vector;
+
+// Memory for vectors.
+template <typename Real>
+class LaneBuffer {
+ public:
+  Lanes<Real>* reserve(int64_t size) {
+    memory_.reserve(size * Simd<Real>::kLanes);
+    return get();
+  }
+  Lanes<Real>* get() const { return reinterpret_cast<Lanes<Real>*>(memory_.get()); }
+  Real* values() const { return memory_.get(); }
+
+ private:
+  Buffer<Real> memory_;
+};
+
+// The lanes with this bit of two rows trade places.
+template <typename Real, int bit, int... lane>
+inline void exchange_lanes(Lanes<Real>& a, Lanes<Real>& b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane);
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
+  const Lanes<Real> low =
+      SPARSEDIS_SHUFFLE(Mask, a, b, (lane & bit ? lane - bit + lanes : lane)...);
+  b = SPARSEDIS_SHUFFLE(Mask, a, b, (lane & bit ? lane + lanes : lane + bit)...);
+  a = low;
+}
+
+// As many rows as a vector has lanes become as many columns.
+template <typename Real, int bit = 1>
+inline void transpose_lanes(Lanes<Real>* x) {
+  constexpr int lanes = Simd<Real>::kLanes;
+  if constexpr (bit < lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i)
+      if ((i & bit) == 0)
+        exchange_lanes<Real, bit>(x[i], x[i + bit], std::make_integer_sequence<int, lanes>());
+    transpose_lanes<Real, 2 * bit>(x);
+  }
+}
+
+// to[j * stride] = value j < count of every task, where values(t, j) is the vector of task t from j
+// on.
+template <typename Real, typename F>
+inline void interleave(F values, int64_t count, Lanes<Real>* to, int64_t stride) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  for (int64_t first = 0; first < count; first += lanes) {
+    Lanes<Real> x[lanes];
+    for (int64_t t = 0; t < lanes; ++t) x[t] = values(t, first);
+    transpose_lanes<Real>(x);
+    for (int64_t j = 0; j < lanes && first + j < count; ++j) to[(first + j) * stride] = x[j];
+  }
+}
+
+// Back: row(t) is where the values of task t go, and zeros after them, to the end of a vector.
+template <typename Real, typename F>
+inline void deinterleave(const Lanes<Real>* from, int64_t stride, int64_t count, F row) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  for (int64_t first = 0; first < count; first += lanes) {
+    Lanes<Real> x[lanes] = {};
+    for (int64_t j = 0; j < lanes && first + j < count; ++j) x[j] = from[(first + j) * stride];
+    transpose_lanes<Real>(x);
+    for (int64_t t = 0; t < lanes; ++t) *reinterpret_cast<Lanes<Real>*>(row(t) + first) = x[t];
+  }
+}
+
+// A block of sums in registers: some rows, and columns that are rows' partners or right sides.
+template <int columns, typename Sum>
+struct LaneTile {
+  Lanes<Sum> v[kLaneRows][columns];
+
+  void clear() {
+    for (auto& row : v)
+      for (auto& sum : row) sum = Lanes<Sum>{};
+  }
+  void load(const Lanes<Sum>* from, int64_t row, int64_t column) {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c) v[r][c] = from[r * row + c * column];
+  }
+  void store(Lanes<Sum>* to, int64_t row) const {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c) to[r * row + c] = v[r][c];
+  }
+  void add(const LaneTile& other) {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c) v[r][c] += other.v[r][c];
+  }
+  void take(const LaneTile& other) {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c) v[r][c] -= other.v[r][c];
+  }
+
+  // v[r][c] += x[r * row] y[c], each the part from value `half` on of a vector of `Value`.
+  template <typename Value>
+  void add_product(const Lanes<Value>* x, int64_t row, const Lanes<Value>* y, int64_t half = 0) {
+    const auto part = [half](const Lanes<Value>* of) {
+      return load_vector<Sum>(reinterpret_cast<const Value*>(of) + half);
+    };
+    Lanes<Sum> right[columns];
+    for (int c = 0; c < columns; ++c) right[c] = part(y + c);
+    for (int r = 0; r < kLaneRows; ++r) {
+      const Lanes<Sum> left = part(x + r * row);
+      for (int c = 0; c < columns; ++c) v[r][c] += left * right[c];
+    }
+  }
+};
+
+// A block on the diagonal of a factor U, and how it solves.
+template <typename Real>
+struct LanePivot {
+  Lanes<Real> inverse[kLaneRows];  // of its diagonal
+  Lanes<Real> U[kLaneRows][kLaneRows];
+
+  // Of what is left of K there. Where that is not positive definite, NaN or infinities.
+  void factor(const LaneTile<kLaneRows, Real>& left) {
+    for (int r = 0; r < kLaneRows; ++r) {
+      Lanes<Real> pivot = left.v[r][r];
+      for (int q = 0; q < r; ++q) pivot -= U[q][r] * U[q][r];
+      for (int64_t t = 0; t < Simd<Real>::kLanes; ++t) inverse[r][t] = 1 / std::sqrt(pivot[t]);
+      for (int c = r + 1; c < kLaneRows; ++c) {
+        Lanes<Real> value = left.v[r][c];
+        for (int q = 0; q < r; ++q) value -= U[q][r] * U[q][c];
+        U[r][c] = value * inverse[r];
+      }
+    }
+  }
+
+  // x <- U^-T x
+  template <int columns>
+  void forward(LaneTile<columns, Real>& x) const {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c) {
+        for (int q = 0; q < r; ++q) x.v[r][c] -= U[q][r] * x.v[q][c];
+        x.v[r][c] *= inverse[r];
+      }
+  }
+  // x <- U^-1 x
+  template <int columns>
+  void backward(LaneTile<columns, Real>& x) const {
+    for (int r = kLaneRows - 1; r >= 0; --r)
+      for (int c = 0; c < columns; ++c) {
+        for (int q = r + 1; q < kLaneRows; ++q) x.v[r][c] -= U[r][q] * x.v[q][c];
+        x.v[r][c] *= inverse[r];
+      }
+  }
+};
+
+// As many systems as a vector has lanes, of N unknowns and C right sides. `ld` is N in whole tiles;
+// unknowns past N have a diagonal of one and right sides of zero.
+template <typename Real>
+struct LaneSystems {
+  int64_t N, C, ld;
+  LaneBuffer<Real> K;          // (ld, ld): on and left of the diagonal's tiles; right of them U
+  LaneBuffer<Real> pivots;     // (ld / kLaneRows) LanePivot
+  LaneBuffer<Real> rhs, x, e;  // (ld, C)
+  Buffer<double> product;      // (ld, C, lanes): K times x or e, summed in double
+
+  void shape(int64_t unknowns, int64_t outputs) {
+    N = unknowns, C = outputs, ld = (N + kLaneRows - 1) / kLaneRows * kLaneRows;
+    K.reserve(ld * ld), pivots.reserve(ld * (kLaneRows + 1));
+    for (LaneBuffer<Real>* right : {&rhs, &x, &e}) right->reserve(ld * C);
+    product.reserve(size());
+  }
+  // Values of the right sides.
+  int64_t size() const { return ld * C * Simd<Real>::kLanes; }
+  LanePivot<Real>& pivot(int64_t i) const {
+    return reinterpret_cast<LanePivot<Real>*>(pivots.get())[i / kLaneRows];
+  }
+};
+
+// K = X'X for X (count, ld), or K + X'X, unless these are the `first` rows.
+template <typename Real>
+inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first, LaneSystems<Real>& s) {
+  for (int64_t a = 0; a < s.ld; a += kLaneRows)
+    for (int64_t b = 0; b <= a; b += kLaneRows) {
+      Lanes<Real>* K = s.K.get() + a * s.ld + b;
+      LaneTile<kLaneRows, Real> sum, before;
+      sum.clear();
+      for (int64_t k = 0; k < count; ++k)
+        sum.template add_product<Real>(X + k * s.ld + a, 1, X + k * s.ld + b);
+      if (!first) {
+        before.load(K, s.ld, 1);
+        sum.add(before);
+      }
+      sum.store(K, s.ld);
+    }
+}
+
+// K = U'U
+template <typename Real>
+inline void factor_lanes(LaneSystems<Real>& s) {
+  Lanes<Real>* K = s.K.get();
+  const int64_t ld = s.ld;
+  const auto left = [=](int64_t i, int64_t j) {
+    LaneTile<kLaneRows, Real> tile, taken;
+    taken.clear();
+    for (int64_t q = 0; q < i; ++q)
+      taken.template add_product<Real>(K + q * ld + i, 1, K + q * ld + j);
+    tile.load(K + j * ld + i, 1, ld);
+    tile.take(taken);
+    return tile;
+  };
+  for (int64_t i = 0; i < ld; i += kLaneRows) {
+    LanePivot<Real>& pivot = s.pivot(i);
+    pivot.factor(left(i, i));
+    for (int64_t j = i + kLaneRows; j < ld; j += kLaneRows) {
+      LaneTile<kLaneRows, Real> tile = left(i, j);
+      pivot.forward(tile);
+      tile.store(K + i * ld + j, ld);
+    }
+  }
+}
+
+// e <- K^-1 e
+template <typename Real>
+inline void solve_lanes(LaneSystems<Real>& s) {
+  const Lanes<Real>* K = s.K.get();
+  const int64_t ld = s.ld, C = s.C;
+  for_each_rows(C, [&](int64_t first, auto count) {
+    using Tile = LaneTile<decltype(count)::value, Real>;
+    Lanes<Real>* e = s.e.get() + first;
+    // Rows i.. less what U's rows or columns take from them, for unknowns [begin, end).
+    const auto left = [=](int64_t i, int64_t begin, int64_t end, int64_t row, int64_t step) {
+      Tile tile, taken;
+      taken.clear();
+      for (int64_t q = begin; q < end; ++q)
+        taken.template add_product<Real>(K + i * row + q * step, row, e + q * C);
+      tile.load(e + i * C, C, 1);
+      tile.take(taken);
+      return tile;
+    };
+    for (int64_t i = 0; i < ld; i += kLaneRows) {
+      Tile tile = left(i, 0, i, 1, ld);
+      s.pivot(i).forward(tile);
+      tile.store(e + i * C, C);
+    }
+    for (int64_t i = ld - kLaneRows; i >= 0; i -= kLaneRows) {
+      Tile tile = left(i, i + kLaneRows, ld, ld, 1);
+      s.pivot(i).backward(tile);
+      tile.store(e + i * C, C);
+    }
+  });
+}
+
+// product = K x in double sums, for x (ld, C).
+template <typename Real>
+inline void multiply_lanes(const Lanes<Real>* x, LaneSystems<Real>& s) {
+  constexpr int64_t lanes = Simd<Real>::kLanes, half = Simd<double>::kLanes;
+  const Lanes<Real>* K = s.K.get();
+  const int64_t ld = s.ld, C = s.C;
+  for_each_rows(C, [&](int64_t first, auto count) {
+    LaneTile<decltype(count)::value, double> sum;
+    for (int64_t i = 0; i < ld; i += kLaneRows)
+      for (int64_t h = 0; h < lanes; h += half) {
+        sum.clear();
+        for (int64_t j = 0; j < i + kLaneRows; ++j)
+          sum.template add_product<Real>(K + i * ld + j, ld, x + j * C + first, h);
+        for (int64_t j = i + kLaneRows; j < ld; ++j)
+          sum.template add_product<Real>(K + j * ld + i, 1, x + j * C + first, h);
+        for (int r = 0; r < kLaneRows; ++r)
+          for (int c = 0; c < count; ++c)
+            *reinterpret_cast<Lanes<double>*>(s.product.get() + ((i + r) * C + first + c) * lanes +
+                                              h) = sum.v[r][c];
+      }
+  });
+}
+
+// What is asked of the systems, and what came of them.
+template <typename Real>
+struct LaneReport {
+  double target[Simd<Real>::kLanes], reached[Simd<Real>::kLanes];
+  int64_t steps[Simd<Real>::kLanes];
+};
+
+// As `solve_system`, for all lanes: x solves to gap(e) <= target, where `gap` adds what a residual
+// e leaves to every lane's number. A lane that is done does not move any more.
+template <typename Real, typename Gap>
+inline void solve_system_lanes(LaneSystems<Real>& s, int64_t refinements, Gap gap,
+                               LaneReport<Real>& report) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
+  Mask moves;
+  for (int64_t t = 0; t < lanes; ++t)
+    moves[t] = -1, report.reached[t] = std::numeric_limits<double>::infinity();
+  factor_lanes(s);
+  std::fill_n(s.x.values(), s.size(), Real(0));
+  std::copy_n(s.rhs.values(), s.size(), s.e.values());
+  bool any = true;
+  for (int64_t step = 1; step <= refinements && any; ++step) {
+    solve_lanes(s);
+    for (int64_t i = 0; i < s.ld * s.C; ++i) {
+      const Lanes<Real> moved = s.x.get()[i] + s.e.get()[i];
+      s.x.get()[i] = moves ? moved : s.x.get()[i];
+    }
+    multiply_lanes(s.x.get(), s);
+#pragma omp simd
+    for (int64_t i = 0; i < s.size(); ++i)
+      s.e.values()[i] = static_cast<Real>(s.rhs.values()[i] - s.product.get()[i]);
+    double now[lanes] = {};
+    gap(s.e.values(), now);
+    any = false;
+    for (int64_t t = 0; t < lanes; ++t) {
+      if (!moves[t]) continue;
+      const bool done = now[t] <= report.target[t] || !(now[t] < report.reached[t] / 4);
+      report.reached[t] = now[t], report.steps[t] = step;
+      moves[t] = done ? 0 : -1, any |= !done;
+    }
+  }
+}
+
+SPARSEDIS_END

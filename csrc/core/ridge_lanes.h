@@ -1,0 +1,273 @@
+// The systems of ridge heads of several small tasks, side by side in the lanes of vectors.
+//
+// Formulas are those of ridge.h and ridge_backward.h.
+#pragma once
+
+#include <array>
+
+#include "lanes.h"
+#include "ridge_backward.h"
+
+SPARSEDIS_BEGIN
+
+// Larger systems, or the samples of as many tasks as lanes, would not stay in the second cache.
+constexpr int64_t kLaneUnknowns = 64, kLaneBytes = 32 << 10;  // of a task
+constexpr int64_t kLaneBlock = 32;  // rows that Gram matrices are summed over at once
+
+template <typename Real>
+constexpr bool fits_lanes(int64_t n, int64_t M) {
+  return n > 0 && std::min(n, M) <= kLaneUnknowns &&
+         n * M * static_cast<int64_t>(sizeof(Real)) <= kLaneBytes;
+}
+
+// Tasks of as many features each, all with fewer samples than features (`dual`) or none of them,
+// and their systems.
+template <typename Real>
+struct RidgeLanes {
+  static constexpr int64_t kLanes = Simd<Real>::kLanes;
+  template <typename T>
+  using Each = std::array<T, kLanes>;
+
+  int64_t count;
+  Each<Task<Real>*> task;  // past `count` the first again
+  Each<Real*> right;       // (C, ldr): right sides, then solutions
+  int64_t n, M, C, ldr;    // n: the most samples; ldr: unknowns, padded
+  bool dual;
+  LaneSystems<Real> system;
+  LaneReport<Real> report;
+  LaneBuffer<Real> rows, ridge, heads;  // (kLaneBlock, system.ld), (system.ld), (kLaneBlock, C)
+  Each<Buffer<Real>> sides;
+  Buffer<Real> zeros;
+
+  // Takes the tasks of some works, with `outputs` right sides each.
+  template <typename Work>
+  void take(Work* const* works, int64_t number, int64_t outputs) {
+    count = number, n = 0, C = outputs;
+    for (int64_t t = 0; t < kLanes; ++t) {
+      task[t] = &works[t < count ? t : 0]->task;
+      n = std::max(n, task[t]->n);
+    }
+    M = task[0]->M, dual = n < M;
+    system.shape(dual ? n : M, C), ldr = padded<Real>(system.N);
+    std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
+    for (int64_t t = 0; t < kLanes; ++t) {
+      right[t] = t < count ? sides[t].reserve(C * ldr) : right[0];
+      std::fill_n(right[t], C * ldr, Real(0));
+    }
+  }
+
+  // Every task's sample i, or zeros.
+  Each<const Real*> sample(int64_t i) const {
+    Each<const Real*> of;
+    for (int64_t t = 0; t < kLanes; ++t)
+      of[t] = i < task[t]->n ? task[t]->A.get() + i * task[t]->stride : zeros.get();
+    return of;
+  }
+};
+
+// K = A'A + D
+template <typename Real>
+inline void load_primal(RidgeLanes<Real>& g) {
+  LaneSystems<Real>& s = g.system;
+  Lanes<Real>*rows = g.rows.reserve(kLaneBlock * s.ld), *ridge = g.ridge.reserve(s.ld);
+  for (int64_t first = 0; first < g.n; first += kLaneBlock) {
+    const int64_t count = std::min(kLaneBlock, g.n - first);
+    for (int64_t k = 0; k < count; ++k) {
+      const auto sample = g.sample(first + k);
+      const auto values = [&](int64_t t, int64_t j) { return load_vector<Real>(sample[t] + j); };
+      interleave<Real>(values, g.M, rows + k * s.ld, 1);
+      std::fill(rows + k * s.ld + g.M, rows + (k + 1) * s.ld, Lanes<Real>{});
+    }
+    gram_lanes(rows, count, first == 0, s);
+  }
+  const auto strengths = [&](int64_t t, int64_t j) {
+    return load_vector<Real>(g.task[t]->penalty.ridge + j);
+  };
+  interleave<Real>(strengths, g.M, ridge, 1);
+  std::fill(ridge + g.M, ridge + s.ld, Lanes<Real>{} + 1);
+  for (int64_t j = 0; j < s.ld; ++j) s.K.get()[j * (s.ld + 1)] += ridge[j];
+}
+
+// The last `outputs` right sides = X'Y, or they + X'Y, unless these are the `first` rows of X
+// (count, ld) and Y (count, outputs).
+template <typename Real>
+inline void add_right_sides(const Lanes<Real>* X, const Lanes<Real>* Y, int64_t count, bool first,
+                            int64_t outputs, LaneSystems<Real>& s) {
+  for_each_rows(outputs, [&](int64_t c, auto columns) {
+    for (int64_t i = 0; i < s.ld; i += kLaneRows) {
+      Lanes<Real>* to = s.rhs.get() + (i + 1) * s.C - outputs + c;
+      LaneTile<decltype(columns)::value, Real> sum, before;
+      sum.clear();
+      for (int64_t k = 0; k < count; ++k)
+        sum.template add_product<Real>(X + k * s.ld + i, 1, Y + k * outputs + c);
+      if (!first) {
+        before.load(to, s.C, 1);
+        sum.add(before);
+      }
+      sum.store(to, s.C);
+    }
+  });
+}
+
+// K = A D^-1 A' + I once the ridge of every task is inverted, and the last right sides, A D^-1/2
+// times the `outputs` rows of `heads`, padded(M) apart.
+template <typename Real>
+inline void load_dual(int64_t outputs, const Real* const* heads, RidgeLanes<Real>& g) {
+  LaneSystems<Real>& s = g.system;
+  const int64_t ldh = padded<Real>(g.M);
+  Lanes<Real>* rows = g.rows.reserve(kLaneBlock * s.ld);
+  Lanes<Real>* Y = g.heads.reserve(kLaneBlock * outputs);
+  for (int64_t first = 0; first < g.M; first += kLaneBlock) {
+    const int64_t count = std::min(kLaneBlock, g.M - first);
+    for (int64_t i = 0; i < g.n; ++i) {
+      const auto sample = g.sample(i);
+      const auto values = [&](int64_t t, int64_t j) {
+        return load_vector<Real>(sample[t] + first + j) *
+               load_vector<Real>(g.task[t]->ridge.get() + first + j);
+      };
+      interleave<Real>(values, count, rows + i, s.ld);
+    }
+    for (int64_t k = 0; k < count; ++k)
+      std::fill(rows + k * s.ld + g.n, rows + (k + 1) * s.ld, Lanes<Real>{});
+    gram_lanes(rows, count, first == 0, s);
+    for (int64_t c = 0; c < outputs; ++c) {
+      const auto values = [&](int64_t t, int64_t j) {
+        return load_vector<Real>(heads[t] + c * ldh + first + j);
+      };
+      interleave<Real>(values, count, Y + c, outputs);
+    }
+    add_right_sides(rows, Y, count, first == 0, outputs, s);
+  }
+  for (int64_t i = 0; i < s.ld; ++i) s.K.get()[i * (s.ld + 1)] += 1;
+}
+
+// The first `outputs` right sides from those of the tasks.
+template <typename Real>
+inline void load_right_sides(int64_t outputs, RidgeLanes<Real>& g) {
+  LaneSystems<Real>& s = g.system;
+  for (int64_t c = 0; c < outputs; ++c) {
+    const auto values = [&](int64_t t, int64_t j) {
+      return load_vector<Real>(g.right[t] + c * g.ldr + j);
+    };
+    interleave<Real>(values, s.N, s.rhs.get() + c, s.C);
+  }
+  std::fill(s.rhs.get() + s.N * s.C, s.rhs.get() + s.ld * s.C, Lanes<Real>{});
+}
+
+// `gap` is that of `solve_system_lanes`.
+template <typename Real, typename Gap>
+inline void solve_right_sides(Gap gap, RidgeLanes<Real>& g) {
+  LaneSystems<Real>& s = g.system;
+  solve_system_lanes(s, kRefinements, gap, g.report);
+  for (int64_t c = 0; c < s.C; ++c)
+    deinterleave<Real>(s.x.get() + c, s.C, s.N, [&](int64_t t) { return g.right[t] + c * g.ldr; });
+}
+
+// Solves as `solve_ridge_primal` does: the heads are in `right`.
+template <typename Real>
+inline void solve_ridge_primal(RidgeLanes<Real>& g) {
+  constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
+  const LaneSystems<Real>& s = g.system;
+  load_primal(g);
+  for (int64_t t = 0; t < g.count; ++t) {
+    const Task<Real>& task = *g.task[t];
+    multiply(task.B.get(), g.C, task.lds, task.n, task.A.get(), task.stride, task.ld, g.right[t],
+             g.ldr);
+  }
+  load_right_sides(g.C, g);
+  const Real* ridge = g.ridge.values();
+  const auto gap = [&](const Real* e, double* sum) {
+    for (int64_t j = 0; j < s.N; ++j) {
+      double square[lanes] = {};
+      for (int64_t c = 0; c < s.C; ++c)
+#pragma omp simd
+        for (int64_t t = 0; t < lanes; ++t) {
+          const double value = e[(j * s.C + c) * lanes + t];
+          square[t] += value * value;
+        }
+#pragma omp simd
+      for (int64_t t = 0; t < lanes; ++t) sum[t] += square[t] / (2.0 * ridge[j * lanes + t]);
+    }
+  };
+  solve_right_sides(gap, g);
+}
+
+// Solves as `solve_ridge_dual` does: what A' makes heads of is in `right`.
+template <typename Real>
+inline void solve_ridge_dual(RidgeLanes<Real>& g) {
+  constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
+  LaneSystems<Real>& s = g.system;
+  for (int64_t t = 0; t < g.count; ++t) {
+    const Task<Real>& task = *g.task[t];
+    invert_ridge(*g.task[t]);
+    for (int64_t c = 0; c < g.C; ++c)
+      std::copy_n(task.B.get() + c * task.lds, task.n, g.right[t] + c * g.ldr);
+  }
+  load_dual<Real>(0, nullptr, g);
+  load_right_sides(g.C, g);
+  const auto gap = [&](const Real* e, double* sum) {
+    multiply_lanes(reinterpret_cast<const Lanes<Real>*>(e), s);
+    for (int64_t i = 0; i < s.size(); i += lanes)
+#pragma omp simd
+      for (int64_t t = 0; t < lanes; ++t)
+        sum[t] += 0.5 * e[i + t] * (s.product.get()[i + t] - e[i + t]);
+    for (int64_t t = 0; t < lanes; ++t) sum[t] = std::max(0.0, sum[t]);
+  };
+  solve_right_sides(gap, g);
+}
+
+// As `solve_rows`: until the residual is that of rounding.
+template <typename Real>
+inline void solve_rows(RidgeLanes<Real>& g) {
+  constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
+  constexpr double near = 16.0 * std::numeric_limits<Real>::epsilon();
+  LaneSystems<Real>& s = g.system;
+  const auto norm2 = [&](const Real* rows, double* sum) {
+    for (int64_t i = 0; i < s.size(); i += lanes)
+#pragma omp simd
+      for (int64_t t = 0; t < lanes; ++t) sum[t] += static_cast<double>(rows[i + t]) * rows[i + t];
+  };
+  double target[lanes] = {};
+  norm2(s.rhs.values(), target);
+  for (int64_t t = 0; t < lanes; ++t) g.report.target[t] = near * near * target[t];
+  solve_right_sides(norm2, g);
+}
+
+// As those of ridge_backward.h, for the tasks that `g` has taken.
+template <typename Real>
+inline void solve_primal_adjoint(RidgeBackwardWork<Real>* const* works, RidgeLanes<Real>& g) {
+  const int64_t size = g.C * g.ldr;
+  for (int64_t t = 0; t < g.count; ++t) std::copy_n(works[t]->heads.get(), size, g.right[t]);
+  load_primal(g);
+  load_right_sides(g.C, g);
+  solve_rows(g);
+  for (int64_t t = 0; t < g.count; ++t) {
+    std::copy_n(g.right[t], size, works[t]->heads.get());
+    score_heads(*works[t]);
+  }
+}
+
+template <typename Real>
+inline void solve_dual_adjoint(RidgeBackwardWork<Real>* const* works, RidgeLanes<Real>& g) {
+  const int64_t C = g.C / 2;
+  const Real* heads[RidgeLanes<Real>::kLanes];
+  for (int64_t t = 0; t < g.kLanes; ++t) {
+    RidgeBackwardWork<Real>& work = *works[t < g.count ? t : 0];
+    heads[t] = work.heads.get();
+    if (t >= g.count) continue;
+    scale_heads(work);
+    for (int64_t c = 0; c < C; ++c)
+      std::copy_n(work.task.B.get() + c * work.task.lds, work.task.n, g.right[t] + c * g.ldr);
+  }
+  load_dual(C, heads, g);
+  load_right_sides(C, g);
+  solve_rows(g);
+  for (int64_t t = 0; t < g.count; ++t) {
+    RidgeBackwardWork<Real>& work = *works[t];
+    for (int64_t c = 0; c < 2 * C; ++c)
+      std::copy_n(g.right[t] + c * g.ldr, work.task.n, work.scores.get() + c * work.task.lds);
+    pull_heads(work);
+  }
+}
+
+SPARSEDIS_END

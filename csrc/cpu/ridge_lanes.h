@@ -1,0 +1,158 @@
+// Ridge heads of small tasks and their gradients, for as many tasks at once as a vector has lanes.
+// A task that lanes do not take, or whose system rounding made indefinite, is solved alone.
+#pragma once
+
+#include <numeric>
+#include <vector>
+
+#include "../core/heads_backward.h"
+#include "../core/ridge_lanes.h"
+#include "parallel.h"
+
+SPARSEDIS_BEGIN
+
+// Whether lanes take the tasks of a batch, or, where their samples differ in number, may take some.
+template <typename Real>
+bool goes_by_lanes(const SamplesArgs<Real>& s, const PenaltyArgs<Real>& penalty) {
+  return s.loss == kSquared && only_ridge(penalty) && (s.offsets || fits_lanes<Real>(s.n, s.M));
+}
+
+// Tasks side by side: `Work` is what one task needs, `Alone` what it needs outside the lanes.
+template <typename Real, typename Work, typename Alone>
+struct LaneGroup {
+  static constexpr int64_t kLanes = Simd<Real>::kLanes;
+  int64_t task[kLanes], count;  // the group's
+  Work work[kLanes];
+  RidgeLanes<Real> lanes;
+  Alone alone;
+
+  // Calls body(tasks, works, number) for the ready tasks with at least as many samples as features,
+  // and for the others.
+  template <typename F>
+  void for_each_side(const SamplesArgs<Real>& s, const bool* ready, F body) {
+    for (const bool dual : {false, true}) {
+      int64_t tasks[kLanes], number = 0;
+      Work* works[kLanes];
+      for (int64_t k = 0; k < count; ++k) {
+        const TaskInput<Real> in = task_input(s, task[k]);
+        if (!ready[k] || (in.n < in.M) != dual) continue;
+        tasks[number] = task[k], works[number++] = &work[k];
+      }
+      if (number > 0) body(tasks, works, number);
+    }
+  }
+};
+
+// Runs body(group) for groups of tasks. A group costs what its largest task does, so that tasks of
+// different sizes go by their number of samples.
+template <typename Group, typename Real, typename F>
+void for_each_group(ParallelFor run, const SamplesArgs<Real>& s, int64_t size, F body) {
+  constexpr int64_t lanes = Group::kLanes;
+  std::vector<int64_t> order(s.offsets ? s.T : 0);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return s.offsets[a + 1] - s.offsets[a] < s.offsets[b + 1] - s.offsets[b];
+  });
+  for_each_task<Group>(run, (s.T + lanes - 1) / lanes, size * lanes, [&](int64_t g, Group& group) {
+    group.count = std::min(lanes, s.T - g * lanes);
+    for (int64_t k = 0; k < group.count; ++k)
+      group.task[k] = s.offsets ? order[g * lanes + k] : g * lanes + k;
+    body(group);
+  });
+}
+
+// What a task's fit needs in the lanes.
+template <typename Real>
+struct RidgeFitWork {
+  Task<Real> task;
+  Buffer<Real> W;
+};
+
+template <typename Real>
+using RidgeFitGroup = LaneGroup<Real, RidgeFitWork<Real>, HeadWork<Real>>;
+
+// Fits tasks whose work is loaded, all with fewer samples than features or none of them.
+template <typename Real>
+void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, RidgeFitWork<Real>** works,
+                    int64_t count, RidgeFitGroup<Real>& group) {
+  RidgeLanes<Real>& g = group.lanes;
+  g.take(works, count, a.samples.C);
+  for (int64_t i = 0; i < g.kLanes; ++i) g.report.target[i] = a.tol * 0.5 * g.task[i]->target2;
+  g.dual ? solve_ridge_dual(g) : solve_ridge_primal(g);
+  for (int64_t i = 0; i < count; ++i) {
+    const Task<Real>& task = *g.task[i];
+    const double zero = 0.5 * task.target2;
+    if (!std::isfinite(g.report.reached[i])) {
+      fit_head(a, tasks[i], SharedDesign<Real>(), group.alone);
+      continue;
+    }
+    const Real* W = g.right[i];
+    if (g.dual) {
+      write_dual_heads(task, g.right[i], g.ldr, works[i]->W.reserve(task.C * task.ld));
+      W = works[i]->W.get();
+    }
+    write_head(task, W, head_output(a, tasks[i]));
+    write_report(g.report.reached[i] / zero, g.report.steps[i], a.tol, head_output(a, tasks[i]));
+  }
+}
+
+template <typename Real>
+void fit_ridge_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
+  using Group = RidgeFitGroup<Real>;
+  for_each_group<Group>(run, a.samples, size, [&](Group& group) {
+    bool ready[Group::kLanes];
+    for (int64_t k = 0; k < group.count; ++k) {
+      const TaskInput<Real> in = task_input(a.samples, group.task[k]);
+      Task<Real>& task = group.work[k].task;
+      ready[k] = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
+                 load_fit(a, group.task[k], task) && !task.empty() && task.target2 > 0;
+      if (!ready[k]) fit_head(a, group.task[k], SharedDesign<Real>(), group.alone);
+    }
+    group.for_each_side(a.samples, ready, [&](auto* tasks, auto** works, int64_t count) {
+      fit_ridge_side(a, tasks, works, count, group);
+    });
+  });
+}
+
+template <typename Real>
+using RidgeBackwardGroup = LaneGroup<Real, RidgeBackwardWork<Real>, HeadBackwardWork<Real>>;
+
+template <typename Real>
+void fit_ridge_side_backward(const HeadsBackwardArgs<Real>& a, const int64_t* tasks,
+                             RidgeBackwardWork<Real>** works, int64_t count,
+                             RidgeBackwardGroup<Real>& group) {
+  RidgeLanes<Real>& g = group.lanes;
+  const bool dual = works[0]->task.n < works[0]->task.M;
+  g.take(works, count, (dual ? 2 : 1) * a.samples.C);
+  dual ? solve_dual_adjoint(works, g) : solve_primal_adjoint(works, g);
+  for (int64_t i = 0; i < count; ++i) {
+    const HeadGradient<Real> out = head_gradient(a, tasks[i]);
+    if (std::isfinite(g.report.reached[i]))
+      write_ridge_gradients(static_cast<Real>(a.penalty.ridge.scale), out, *works[i]);
+    else
+      fit_head_backward(task_input(a.samples, tasks[i]), a.penalty, tasks[i], out, group.alone);
+  }
+}
+
+template <typename Real>
+void fit_ridge_lanes_backward(const HeadsBackwardArgs<Real>& a, int64_t size, ParallelFor run) {
+  using Group = RidgeBackwardGroup<Real>;
+  for_each_group<Group>(run, a.samples, size, [&](Group& group) {
+    bool ready[Group::kLanes];
+    for (int64_t k = 0; k < group.count; ++k) {
+      const int64_t t = group.task[k];
+      const TaskInput<Real> in = task_input(a.samples, t);
+      const HeadGradient<Real> out = head_gradient(a, t);
+      RidgeGradient rest = RidgeGradient::kAnyHeads;
+      if (fits_lanes<Real>(in.n, in.M))
+        rest = load_ridge_gradient(in, a.penalty, t, out, group.work[k]);
+      ready[k] = rest == RidgeGradient::kSystem;
+      if (rest == RidgeGradient::kAnyHeads) fit_head_backward(in, a.penalty, t, out, group.alone);
+    }
+    group.for_each_side(a.samples, ready, [&](auto* tasks, auto** works, int64_t count) {
+      fit_ridge_side_backward(a, tasks, works, count, group);
+    });
+  });
+}
+
+SPARSEDIS_END
