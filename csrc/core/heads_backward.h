@@ -438,7 +438,8 @@ inline bool is_plain_ridge(Loss loss, const PenaltyArgs<Real>& penalty,
 }
 
 // What a task's ridge gradient still needs: nothing, or the solution of its system, or, where a
-// feature has no ridge and so moves its own with the samples, the gradient of any heads.
+// feature has no ridge and so moves its own with the samples, the gradient of any heads (in
+// double).
 enum class RidgeGradient { kWritten, kSystem, kAnyHeads };
 
 template <typename Real>
@@ -461,14 +462,15 @@ inline RidgeGradient load_ridge_gradient(const TaskInput<Real>& in,
   return RidgeGradient::kSystem;
 }
 
-// False where the gradient of any heads is needed.
+// False where the gradient of any heads is needed, or float32 does not do.
 template <typename Real>
 inline bool fit_ridge_backward(const TaskInput<Real>& in, const PenaltyArgs<Real>& penalty,
                                int64_t t, const HeadGradient<Real>& out,
                                RidgeBackwardWork<Real>& work) {
   const RidgeGradient rest = load_ridge_gradient(in, penalty, t, out, work);
   if (rest != RidgeGradient::kSystem) return rest == RidgeGradient::kWritten;
-  in.n >= in.M ? solve_primal_adjoint(work) : solve_dual_adjoint(work);
+  in.n > in.M ? solve_primal_adjoint(work) : solve_dual_adjoint(work);
+  if (!is_trusted(work.system)) return false;
   write_ridge_gradients(static_cast<Real>(penalty.ridge.scale), out, work);
   return true;
 }

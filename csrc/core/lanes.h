@@ -208,6 +208,16 @@ inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first, LaneSyst
     }
 }
 
+template <typename Real>
+inline Lanes<Real> largest_diagonal(const LaneSystems<Real>& s) {
+  Lanes<Real> largest{};
+  for (int64_t i = 0; i < s.N; ++i) {
+    const Lanes<Real> value = s.K.get()[i * (s.ld + 1)];
+    largest = value > largest ? value : largest;
+  }
+  return largest;
+}
+
 // K = U'U
 template <typename Real>
 inline void factor_lanes(LaneSystems<Real>& s) {
@@ -231,6 +241,17 @@ inline void factor_lanes(LaneSystems<Real>& s) {
       tile.store(K + i * ld + j, ld);
     }
   }
+}
+
+// Of one over the pivots, the largest.
+template <typename Real>
+inline Lanes<Real> largest_inverse(const LaneSystems<Real>& s) {
+  Lanes<Real> largest{};
+  for (int64_t i = 0; i < s.N; ++i) {
+    const Lanes<Real> value = s.pivot(i).inverse[i % kLaneRows];
+    largest = value > largest ? value : largest;
+  }
+  return largest;
 }
 
 // e <- K^-1 e

@@ -27,12 +27,18 @@ struct SpdSystem {
   }
 };
 
+template <typename Real>
+inline Real largest_diagonal(const SpdSystem<Real>& s) {
+  Real largest = 0;
+  for (int64_t i = 0; i < s.N; ++i) largest = std::max(largest, s.K.get()[i * s.ld + i]);
+  return largest;
+}
+
 // Factors K into U. A matrix that rounding made indefinite is lifted by a growing multiple of its
 // largest diagonal entry; refinement then corrects the solution.
 template <typename Real>
 inline void factor(SpdSystem<Real>& s) {
-  Real largest = 0;
-  for (int64_t i = 0; i < s.N; ++i) largest = std::max(largest, s.K.get()[i * s.ld + i]);
+  const Real largest = largest_diagonal(s);
   Real lift = 0;
   for (int attempt = 0; attempt < 12; ++attempt) {
     std::copy_n(s.K.get(), s.N * s.ld, s.U.get());
@@ -40,6 +46,19 @@ inline void factor(SpdSystem<Real>& s) {
     if (cholesky(s.U.get(), s.N, s.ld)) return;
     lift = lift == 0 ? largest * std::numeric_limits<Real>::epsilon() : lift * 8;
   }
+}
+
+// Beyond this a float32 system has lost four digits or more: its condition is some fifty times the
+// ratio of its largest diagonal entry to the least square of a pivot.
+constexpr double kTrustedRange = 100;
+
+// Whether a solution is as good as its type, of a system that is factored.
+template <typename Real>
+inline bool is_trusted(const SpdSystem<Real>& s) {
+  if (sizeof(Real) == 8) return true;
+  Real least = std::numeric_limits<Real>::infinity();
+  for (int64_t i = 0; i < s.N; ++i) least = std::min(least, s.U.get()[i * s.ld + i]);
+  return largest_diagonal(s) <= kTrustedRange * least * least;
 }
 
 // e = rhs - K x, in double sums.
@@ -87,6 +106,18 @@ inline void gram_of_rows(const Real* A, int64_t n, int64_t ld, int64_t columns, 
     gram_block(block, count, s.ld, 0, n, first == 0, s.K.get(), s.ld);
   }
   mirror(0, n, s.K.get(), s.ld);
+}
+
+// Adds largest_diagonal u u' to K = A D^-1 A' + I, u = sqrt(p). Centred samples and targets have no
+// part along u, so that the solution stays, while K's eigenvalue there, 1, would be its least and
+// the measure of what rounding does.
+template <typename Real>
+inline void raise_mean(const Task<Real>& task, SpdSystem<Real>& s) {
+  if (!task.centred) return;
+  const Real largest = largest_diagonal(s);
+  Real *K = s.K.get(), *u = s.e.get();
+  for (int64_t i = 0; i < s.N; ++i) u[i] = static_cast<Real>(std::sqrt(largest * task.p.get()[i]));
+  for (int64_t i = 0; i < s.N; ++i) axpy(u[i], u, K + i * s.ld, s.N);
 }
 
 // (A'A + D) W = A'B. The gap is sum_j ||e_j||^2 / (2 ridge_j), e the residual of this system.
@@ -145,6 +176,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
   if (!s.factored) {
     gram_of_rows(task.A.get(), n, task.stride, task.M, scale, s);
     for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
+    raise_mean(task, s);
   }
   for (int64_t c = 0; c < C; ++c)
     std::copy_n(task.B.get() + c * task.lds, n, s.rhs.get() + c * s.ld);
@@ -156,7 +188,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = c * s.ld; i < c * s.ld + n; ++i)
         sum += static_cast<double>(e[i]) * (static_cast<double>(Ke[i]) - e[i]);
-    return std::max(0.0, 0.5 * sum);
+    return sum < 0 ? 0.0 : 0.5 * sum;  // NaN stays NaN
   };
   const double reached = solve_system(s, target, gap, steps);
   write_dual_heads(task, s.x.get(), s.ld, W);
@@ -167,7 +199,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
 template <typename Real>
 inline double solve_ridge(Task<Real>& task, SpdSystem<Real>& s, double tol, Real* W,
                           int64_t* steps) {
-  const auto solve = task.n >= task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
+  const auto solve = task.n > task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
   const double zero = 0.5 * task.target2;
   return solve(task, s, tol * zero, W, steps) / zero;
 }

@@ -115,6 +115,7 @@ inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
   s.shape(task.n, 2 * C);
   gram_of_rows(task.A.get(), task.n, task.stride, task.M, scale, s);
   for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
+  raise_mean(task, s);
   for (int64_t c = 0; c < C; ++c) std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
   multiply(work.heads.get(), C, task.ld, task.M, s.At.get(), s.ld, s.ld, s.rhs.get() + C * s.ld,
            s.ld);

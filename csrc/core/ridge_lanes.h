@@ -47,12 +47,11 @@ struct RidgeLanes {
       task[t] = &works[t < count ? t : 0]->task;
       n = std::max(n, task[t]->n);
     }
-    M = task[0]->M, dual = n < M;
+    M = task[0]->M, dual = n <= M;
     system.shape(dual ? n : M, C), ldr = padded<Real>(system.N);
     std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
     for (int64_t t = 0; t < kLanes; ++t) {
       right[t] = t < count ? sides[t].reserve(C * ldr) : right[0];
-      std::fill_n(right[t], C * ldr, Real(0));
     }
   }
 
@@ -141,6 +140,39 @@ inline void load_dual(int64_t outputs, const Real* const* heads, RidgeLanes<Real
   for (int64_t i = 0; i < s.ld; ++i) s.K.get()[i * (s.ld + 1)] += 1;
 }
 
+// As that of ridge.h, for every task; `right` is lost.
+template <typename Real>
+inline void raise_mean(RidgeLanes<Real>& g) {
+  LaneSystems<Real>& s = g.system;
+  if (!g.task[0]->centred) return;
+  for (int64_t t = 0; t < g.count; ++t) {
+    std::fill_n(g.right[t], g.ldr, Real(0));
+    for (int64_t i = 0; i < g.task[t]->n; ++i)
+      g.right[t][i] = static_cast<Real>(std::sqrt(g.task[t]->p.get()[i]));
+  }
+  Lanes<Real>* u = g.ridge.reserve(s.ld);
+  const auto values = [&](int64_t t, int64_t i) { return load_vector<Real>(g.right[t] + i); };
+  interleave<Real>(values, s.N, u, 1);
+  std::fill(u + s.N, u + s.ld, Lanes<Real>{});
+  const Lanes<Real> largest = largest_diagonal(s);
+  for (int64_t i = 0; i < s.ld; ++i) {
+    const Lanes<Real> scaled = largest * u[i];
+    for (int64_t j = 0; j < (i / kLaneRows + 1) * kLaneRows; ++j)
+      s.K.get()[i * s.ld + j] += scaled * u[j];
+  }
+}
+
+// B of task t in the first rows of its `right`.
+template <typename Real>
+inline void copy_targets(int64_t C, int64_t t, RidgeLanes<Real>& g) {
+  const Task<Real>& task = *g.task[t];
+  for (int64_t c = 0; c < C; ++c) {
+    Real* row = g.right[t] + c * g.ldr;
+    std::copy_n(task.B.get() + c * task.lds, task.n, row);
+    std::fill(row + task.n, row + g.ldr, Real(0));
+  }
+}
+
 // The first `outputs` right sides from those of the tasks.
 template <typename Real>
 inline void load_right_sides(int64_t outputs, RidgeLanes<Real>& g) {
@@ -197,13 +229,10 @@ template <typename Real>
 inline void solve_ridge_dual(RidgeLanes<Real>& g) {
   constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
   LaneSystems<Real>& s = g.system;
-  for (int64_t t = 0; t < g.count; ++t) {
-    const Task<Real>& task = *g.task[t];
-    invert_ridge(*g.task[t]);
-    for (int64_t c = 0; c < g.C; ++c)
-      std::copy_n(task.B.get() + c * task.lds, task.n, g.right[t] + c * g.ldr);
-  }
+  for (int64_t t = 0; t < g.count; ++t) invert_ridge(*g.task[t]);
   load_dual<Real>(0, nullptr, g);
+  raise_mean(g);
+  for (int64_t t = 0; t < g.count; ++t) copy_targets(g.C, t, g);
   load_right_sides(g.C, g);
   const auto gap = [&](const Real* e, double* sum) {
     multiply_lanes(reinterpret_cast<const Lanes<Real>*>(e), s);
@@ -211,7 +240,7 @@ inline void solve_ridge_dual(RidgeLanes<Real>& g) {
 #pragma omp simd
       for (int64_t t = 0; t < lanes; ++t)
         sum[t] += 0.5 * e[i + t] * (s.product.get()[i + t] - e[i + t]);
-    for (int64_t t = 0; t < lanes; ++t) sum[t] = std::max(0.0, sum[t]);
+    for (int64_t t = 0; t < lanes; ++t) sum[t] = sum[t] < 0 ? 0.0 : sum[t];  // NaN stays NaN
   };
   solve_right_sides(gap, g);
 }
@@ -231,6 +260,14 @@ inline void solve_rows(RidgeLanes<Real>& g) {
   norm2(s.rhs.values(), target);
   for (int64_t t = 0; t < lanes; ++t) g.report.target[t] = near * near * target[t];
   solve_right_sides(norm2, g);
+}
+
+// As `is_trusted`, of task t; false, too, where the system was indefinite.
+template <typename Real>
+inline bool is_trusted(int64_t t, const RidgeLanes<Real>& g) {
+  const double inverse = largest_inverse(g.system)[t], largest = largest_diagonal(g.system)[t];
+  const bool finite = std::isfinite(g.report.reached[t]);
+  return finite && (sizeof(Real) == 8 || largest * inverse * inverse <= kTrustedRange);
 }
 
 // As those of ridge_backward.h, for the tasks that `g` has taken.
@@ -254,12 +291,11 @@ inline void solve_dual_adjoint(RidgeBackwardWork<Real>* const* works, RidgeLanes
   for (int64_t t = 0; t < g.kLanes; ++t) {
     RidgeBackwardWork<Real>& work = *works[t < g.count ? t : 0];
     heads[t] = work.heads.get();
-    if (t >= g.count) continue;
-    scale_heads(work);
-    for (int64_t c = 0; c < C; ++c)
-      std::copy_n(work.task.B.get() + c * work.task.lds, work.task.n, g.right[t] + c * g.ldr);
+    if (t < g.count) scale_heads(work);
   }
   load_dual(C, heads, g);
+  raise_mean(g);
+  for (int64_t t = 0; t < g.count; ++t) copy_targets(C, t, g);
   load_right_sides(C, g);
   solve_rows(g);
   for (int64_t t = 0; t < g.count; ++t) {

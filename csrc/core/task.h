@@ -16,6 +16,7 @@ struct Task {
   int64_t n, M, C, ld, lds;  // ld = padded(M), lds: n in whole tiles of any type
   int64_t stride;            // of A
   Loss loss;
+  bool centred;                            // by an intercept
   Buffer<Compute> A, B, l1, group, ridge;  // A (n, stride), B (C, lds)
   Buffer<double> zbar, ybar, p, floor;  // floor: what a feature's ridge takes of its squared norm
   double total_weight, target2;         // sum of s, ||B||^2
@@ -117,7 +118,7 @@ inline bool load_design(const TaskInput<Real>& in, Task<Compute>& task) {
   task.n = in.n, task.M = in.M, task.C = in.C, task.ld = padded<Compute>(in.M);
   task.lds = padded<float>(in.n);  // whole tiles of float are whole tiles of double
   task.stride = sample_stride<Compute>(in.M);
-  task.loss = in.loss;
+  task.loss = in.loss, task.centred = in.fit_intercept;
   double* zbar = task.zbar.reserve(in.M);
   Compute* A = task.A.reserve(in.n * task.stride);
   if (!normalise_weights(in, task)) return false;

@@ -35,7 +35,7 @@ struct LaneGroup {
       Work* works[kLanes];
       for (int64_t k = 0; k < count; ++k) {
         const TaskInput<Real> in = task_input(s, task[k]);
-        if (!ready[k] || (in.n < in.M) != dual) continue;
+        if (!ready[k] || (in.n <= in.M) != dual) continue;
         tasks[number] = task[k], works[number++] = &work[k];
       }
       if (number > 0) body(tasks, works, number);
@@ -82,7 +82,7 @@ void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, RidgeFitWork
   for (int64_t i = 0; i < count; ++i) {
     const Task<Real>& task = *g.task[i];
     const double zero = 0.5 * task.target2;
-    if (!std::isfinite(g.report.reached[i])) {
+    if (!(g.report.reached[i] <= g.report.target[i])) {
       fit_head(a, tasks[i], SharedDesign<Real>(), group.alone);
       continue;
     }
@@ -122,12 +122,12 @@ void fit_ridge_side_backward(const HeadsBackwardArgs<Real>& a, const int64_t* ta
                              RidgeBackwardWork<Real>** works, int64_t count,
                              RidgeBackwardGroup<Real>& group) {
   RidgeLanes<Real>& g = group.lanes;
-  const bool dual = works[0]->task.n < works[0]->task.M;
+  const bool dual = works[0]->task.n <= works[0]->task.M;
   g.take(works, count, (dual ? 2 : 1) * a.samples.C);
   dual ? solve_dual_adjoint(works, g) : solve_primal_adjoint(works, g);
   for (int64_t i = 0; i < count; ++i) {
     const HeadGradient<Real> out = head_gradient(a, tasks[i]);
-    if (std::isfinite(g.report.reached[i]))
+    if (is_trusted(i, g))
       write_ridge_gradients(static_cast<Real>(a.penalty.ridge.scale), out, *works[i]);
     else
       fit_head_backward(task_input(a.samples, tasks[i]), a.penalty, tasks[i], out, group.alone);
