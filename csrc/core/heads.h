@@ -55,11 +55,10 @@ inline void write_nothing(const TaskInput<Real>& in, const HeadOutput<Real>& out
 // W (C, ld) to weight (M, C), and bias = ybar - W' zbar.
 template <typename Real>
 inline void write_head(const Task<Real>& task, const Real* W, const HeadOutput<Real>& out) {
-  for (int64_t c = 0; c < task.C; ++c) {
-    const Real* w = W + c * task.ld;
-    for (int64_t j = 0; j < task.M; ++j) out.weight[j * task.C + c] = w[j];
-    out.bias[c] = static_cast<Real>(task.ybar.get()[c] - dot<double>(w, task.zbar.get(), task.M));
-  }
+  transpose(W, task.ld, task.C, task.M, out.weight, task.C);
+  for (int64_t c = 0; c < task.C; ++c)
+    out.bias[c] = static_cast<Real>(task.ybar.get()[c] -
+                                    dot<double>(W + c * task.ld, task.zbar.get(), task.M));
 }
 
 // The bias of a task whose loss is not squared, from the one that fits the centred samples: a class

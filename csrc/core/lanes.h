@@ -112,11 +112,11 @@ struct LaneTile {
       for (int c = 0; c < columns; ++c) v[r][c] -= other.v[r][c];
   }
 
-  // v[r][c] += x[r * row] y[c], each the part from value `half` on of a vector of `Value`.
+  // v[r][c] += x[r * row] y[c], each the part from value `from` on of a vector of `Value`.
   template <typename Value>
-  void add_product(const Lanes<Value>* x, int64_t row, const Lanes<Value>* y, int64_t half = 0) {
-    const auto part = [half](const Lanes<Value>* of) {
-      return load_vector<Sum>(reinterpret_cast<const Value*>(of) + half);
+  void add_product(const Lanes<Value>* x, int64_t row, const Lanes<Value>* y, int64_t from = 0) {
+    const auto part = [from](const Lanes<Value>* of) {
+      return load_vector<Sum>(reinterpret_cast<const Value*>(of) + from);
     };
     Lanes<Sum> right[columns];
     for (int c = 0; c < columns; ++c) right[c] = part(y + c);
@@ -175,7 +175,7 @@ struct LaneSystems {
   LaneBuffer<Real> K;          // (ld, ld): on and left of the diagonal's tiles; right of them U
   LaneBuffer<Real> pivots;     // (ld / kLaneRows) LanePivot
   LaneBuffer<Real> rhs, x, e;  // (ld, C)
-  Buffer<double> product;      // (ld, C, lanes): K times x or e, summed in double
+  Buffer<double> product;      // (ld, C, lanes): K x
 
   void shape(int64_t unknowns, int64_t outputs) {
     N = unknowns, C = outputs, ld = (N + kLaneRows - 1) / kLaneRows * kLaneRows;
@@ -285,25 +285,25 @@ inline void solve_lanes(LaneSystems<Real>& s) {
   });
 }
 
-// product = K x in double sums, for x (ld, C).
-template <typename Real>
-inline void multiply_lanes(const Lanes<Real>* x, LaneSystems<Real>& s) {
-  constexpr int64_t lanes = Simd<Real>::kLanes, half = Simd<double>::kLanes;
+// product (ld, C) = K x for x (ld, C), summed in its own type.
+template <typename Sum, typename Real>
+inline void multiply_lanes(const Lanes<Real>* x, LaneSystems<Real>& s, Sum* product) {
+  constexpr int64_t lanes = Simd<Real>::kLanes, part = Simd<Sum>::kLanes;
   const Lanes<Real>* K = s.K.get();
   const int64_t ld = s.ld, C = s.C;
   for_each_rows(C, [&](int64_t first, auto count) {
-    LaneTile<decltype(count)::value, double> sum;
+    LaneTile<decltype(count)::value, Sum> sum;
     for (int64_t i = 0; i < ld; i += kLaneRows)
-      for (int64_t h = 0; h < lanes; h += half) {
+      for (int64_t from = 0; from < lanes; from += part) {
         sum.clear();
         for (int64_t j = 0; j < i + kLaneRows; ++j)
-          sum.template add_product<Real>(K + i * ld + j, ld, x + j * C + first, h);
+          sum.template add_product<Real>(K + i * ld + j, ld, x + j * C + first, from);
         for (int64_t j = i + kLaneRows; j < ld; ++j)
-          sum.template add_product<Real>(K + j * ld + i, 1, x + j * C + first, h);
+          sum.template add_product<Real>(K + j * ld + i, 1, x + j * C + first, from);
         for (int r = 0; r < kLaneRows; ++r)
           for (int c = 0; c < count; ++c)
-            *reinterpret_cast<Lanes<double>*>(s.product.get() + ((i + r) * C + first + c) * lanes +
-                                              h) = sum.v[r][c];
+            *reinterpret_cast<Lanes<Sum>*>(product + ((i + r) * C + first + c) * lanes + from) =
+                sum.v[r][c];
       }
   });
 }
@@ -336,7 +336,7 @@ inline void solve_system_lanes(LaneSystems<Real>& s, int64_t refinements, Gap ga
       const Lanes<Real> moved = s.x.get()[i] + s.e.get()[i];
       s.x.get()[i] = moves ? moved : s.x.get()[i];
     }
-    multiply_lanes(s.x.get(), s);
+    multiply_lanes(s.x.get(), s, s.product.get());
 #pragma omp simd
     for (int64_t i = 0; i < s.size(); ++i)
       s.e.values()[i] = static_cast<Real>(s.rhs.values()[i] - s.product.get()[i]);

@@ -116,7 +116,8 @@ inline void raise_mean(const Task<Real>& task, SpdSystem<Real>& s) {
   if (!task.centred) return;
   const Real largest = largest_diagonal(s);
   Real *K = s.K.get(), *u = s.e.get();
-  for (int64_t i = 0; i < s.N; ++i) u[i] = static_cast<Real>(std::sqrt(largest * task.p.get()[i]));
+  const double scale = std::sqrt(static_cast<double>(largest));
+  for (int64_t i = 0; i < s.N; ++i) u[i] = static_cast<Real>(scale * task.root.get()[i]);
   for (int64_t i = 0; i < s.N; ++i) axpy(u[i], u, K + i * s.ld, s.N);
 }
 

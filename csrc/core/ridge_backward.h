@@ -131,35 +131,37 @@ inline void mix_scores(RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
   const Real* grad_bias = work.grad_bias.get();
   const int64_t C = task.C, lds = task.lds;
-  const double* p = task.p.get();
+  const double *p = task.p.get(), *root = task.root.get();
   for (int64_t c = 0; c < C; ++c) {
     Real *R = work.scores.get() + c * lds, *V = R + C * lds;
 #pragma omp simd
     for (int64_t i = 0; i < task.n; ++i) {
-      const double root = std::sqrt(p[i]);
-      R[i] = static_cast<Real>(root * R[i]);
-      V[i] = static_cast<Real>(-root * V[i] - p[i] * grad_bias[c]);
+      R[i] = static_cast<Real>(root[i] * R[i]);
+      V[i] = static_cast<Real>(-root[i] * V[i] - p[i] * grad_bias[c]);
     }
   }
 }
 
 // grad_z = scores' heads, four samples at a time: stored, or added where tasks share the samples.
+// What does not fill a tile of z goes by `rows`.
 template <typename Real>
 inline void write_features(RidgeBackwardWork<Real>& work, Real* z, double* z_sum) {
   const Task<Real>& task = work.task;
-  const int64_t ld = task.ld, K = 2 * task.C;
+  const int64_t M = task.M, ld = task.ld, K = 2 * task.C;
   Real* rows = work.rows.reserve(4 * ld);
   for (int64_t i = 0; i < task.n; i += 4) {  // the scores have room for whole tiles of samples
+    const int64_t count = std::min<int64_t>(4, task.n - i);
+    const int64_t whole = z && count == 4 ? M / Simd<Real>::kTile * Simd<Real>::kTile : 0;
     for (int64_t b = 0; b < ld; b += Simd<Real>::kTile) {
       Tile<4, Real> tile;
       tile.clear();
       tile.accumulate(work.scores.get() + i, task.lds, 1, work.heads.get() + b, ld, K);
-      tile.store(rows + b, ld);
+      b < whole ? tile.store(z + i * M + b, M) : tile.store(rows + b, ld);
     }
-    for (int64_t r = 0; r < 4 && i + r < task.n; ++r) {
-      const int64_t at = (i + r) * task.M;
-      if (z) std::copy_n(rows + r * ld, task.M, z + at);
-      for (int64_t j = 0; j < task.M && z_sum; ++j) z_sum[at + j] += rows[r * ld + j];
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t at = (i + r) * M;
+      if (z && whole < M) std::copy(rows + r * ld + whole, rows + r * ld + M, z + at + whole);
+      for (int64_t j = 0; j < M && z_sum; ++j) z_sum[at + j] += rows[r * ld + j];
     }
   }
 }

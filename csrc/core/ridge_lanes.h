@@ -37,7 +37,7 @@ struct RidgeLanes {
   LaneReport<Real> report;
   LaneBuffer<Real> rows, ridge, heads;  // (kLaneBlock, system.ld), (system.ld), (kLaneBlock, C)
   Each<Buffer<Real>> sides;
-  Buffer<Real> zeros;
+  Buffer<Real> zeros, image;  // (padded(M)), of the residual by K
 
   // Takes the tasks of some works, with `outputs` right sides each.
   template <typename Work>
@@ -148,7 +148,7 @@ inline void raise_mean(RidgeLanes<Real>& g) {
   for (int64_t t = 0; t < g.count; ++t) {
     std::fill_n(g.right[t], g.ldr, Real(0));
     for (int64_t i = 0; i < g.task[t]->n; ++i)
-      g.right[t][i] = static_cast<Real>(std::sqrt(g.task[t]->p.get()[i]));
+      g.right[t][i] = static_cast<Real>(g.task[t]->root.get()[i]);
   }
   Lanes<Real>* u = g.ridge.reserve(s.ld);
   const auto values = [&](int64_t t, int64_t i) { return load_vector<Real>(g.right[t] + i); };
@@ -234,12 +234,13 @@ inline void solve_ridge_dual(RidgeLanes<Real>& g) {
   raise_mean(g);
   for (int64_t t = 0; t < g.count; ++t) copy_targets(g.C, t, g);
   load_right_sides(g.C, g);
+  Real* product = g.image.reserve(s.size());
   const auto gap = [&](const Real* e, double* sum) {
-    multiply_lanes(reinterpret_cast<const Lanes<Real>*>(e), s);
+    multiply_lanes(reinterpret_cast<const Lanes<Real>*>(e), s, product);
     for (int64_t i = 0; i < s.size(); i += lanes)
 #pragma omp simd
       for (int64_t t = 0; t < lanes; ++t)
-        sum[t] += 0.5 * e[i + t] * (s.product.get()[i + t] - e[i + t]);
+        sum[t] += 0.5 * e[i + t] * (static_cast<double>(product[i + t]) - e[i + t]);
     for (int64_t t = 0; t < lanes; ++t) sum[t] = sum[t] < 0 ? 0.0 : sum[t];  // NaN stays NaN
   };
   solve_right_sides(gap, g);
