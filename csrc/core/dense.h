@@ -36,12 +36,13 @@ constexpr int64_t padded(int64_t n) {
 }
 
 // From one sample to the next: a line of the cache more than padded(n) where that is a multiple of
-// four of them, so that a column's rows do not meet in few of its sets.
+// four of them, so that a column's rows do not meet in few of its sets, or leaves no room for the
+// rows that a tile of lanes.h may have beyond n.
 template <typename Real>
 constexpr int64_t sample_stride(int64_t n) {
   constexpr int64_t line = 64 / sizeof(Real);
   const int64_t ld = padded<Real>(n);
-  return ld % (4 * line) == 0 ? ld + line : ld;
+  return ld % (4 * line) == 0 || ld - n < 4 ? ld + line : ld;
 }
 
 template <typename Sum, typename A, typename B>

@@ -1,4 +1,5 @@
-// Symmetric positive definite systems of several tasks at once, one in each lane of the vectors.
+// Symmetric positive definite systems of several tasks at once, one in each lane of the vectors; or
+// one system, and right sides of several tasks.
 //
 // A small system leaves much of a vector empty and waits for its own pivots; side by side they do
 // not. A lane sees the same operations wherever its task stands and whatever the others are.
@@ -21,15 +22,27 @@ constexpr int kLaneRows = 3;
 template <typename Real>
 using Lanes = typename Simd<Real>::Vector;
 
-// Memory for vectors.
+// What stands for a number of every task: a vector of them, or where all share it, itself.
+template <typename Real, bool shared>
+struct LaneEntry {
+  typedef Lanes<Real> Type;
+};
 template <typename Real>
+struct LaneEntry<Real, true> {
+  typedef Real Type;
+};
+
+// Memory for such entries.
+template <typename Real, bool shared = false>
 class LaneBuffer {
  public:
-  Lanes<Real>* reserve(int64_t size) {
-    memory_.reserve(size * Simd<Real>::kLanes);
+  using Entry = typename LaneEntry<Real, shared>::Type;
+
+  Entry* reserve(int64_t size) {
+    memory_.reserve(size * (sizeof(Entry) / sizeof(Real)));
     return get();
   }
-  Lanes<Real>* get() const { return reinterpret_cast<Lanes<Real>*>(memory_.get()); }
+  Entry* get() const { return reinterpret_cast<Entry*>(memory_.get()); }
   Real* values() const { return memory_.get(); }
 
  private:
@@ -112,28 +125,42 @@ struct LaneTile {
       for (int c = 0; c < columns; ++c) v[r][c] -= other.v[r][c];
   }
 
-  // v[r][c] += x[r * row] y[c], each the part from value `from` on of a vector of `Value`.
+  // v[r][c] += x[r * row] y[c], of vectors of `Value` the part from value `from` on.
   template <typename Value>
   void add_product(const Lanes<Value>* x, int64_t row, const Lanes<Value>* y, int64_t from = 0) {
-    const auto part = [from](const Lanes<Value>* of) {
-      return load_vector<Sum>(reinterpret_cast<const Value*>(of) + from);
-    };
+    add_products<Value>([=](int r) { return part<Value>(x + r * row, from); }, y, from);
+  }
+  // The same for x that all tasks share.
+  template <typename Value>
+  void add_product(const Value* x, int64_t row, const Lanes<Value>* y, int64_t from = 0) {
+    add_products<Value>([=](int r) { return static_cast<Sum>(x[r * row]); }, y, from);
+  }
+
+ private:
+  template <typename Value>
+  static Lanes<Sum> part(const Lanes<Value>* of, int64_t from) {
+    return load_vector<Sum>(reinterpret_cast<const Value*>(of) + from);
+  }
+  template <typename Value, typename F>
+  void add_products(F left, const Lanes<Value>* y, int64_t from) {
     Lanes<Sum> right[columns];
-    for (int c = 0; c < columns; ++c) right[c] = part(y + c);
+    for (int c = 0; c < columns; ++c) right[c] = part<Value>(y + c, from);
     for (int r = 0; r < kLaneRows; ++r) {
-      const Lanes<Sum> left = part(x + r * row);
-      for (int c = 0; c < columns; ++c) v[r][c] += left * right[c];
+      const auto factor = left(r);
+      for (int c = 0; c < columns; ++c) v[r][c] += factor * right[c];
     }
   }
 };
 
 // A block on the diagonal of a factor U, and how it solves.
-template <typename Real>
+template <typename Real, bool shared>
 struct LanePivot {
-  Lanes<Real> inverse[kLaneRows];  // of its diagonal
-  Lanes<Real> U[kLaneRows][kLaneRows];
+  using Entry = typename LaneEntry<Real, shared>::Type;
+  Entry inverse[kLaneRows];  // of its diagonal
+  Entry U[kLaneRows][kLaneRows];
 
-  // Of what is left of K there. Where that is not positive definite, NaN or infinities.
+  // Of what is left of every task's K there. Where that is not positive definite, NaN or
+  // infinities.
   void factor(const LaneTile<kLaneRows, Real>& left) {
     for (int r = 0; r < kLaneRows; ++r) {
       Lanes<Real> pivot = left.v[r][r];
@@ -167,32 +194,42 @@ struct LanePivot {
   }
 };
 
-// As many systems as a vector has lanes, of N unknowns and C right sides. `ld` is N in whole tiles;
-// unknowns past N have a diagonal of one and right sides of zero.
+// The matrices of as many systems as a vector has lanes, of N unknowns, or one that is `shared`.
+// `ld` is N in whole tiles; unknowns past N have a diagonal of one.
+template <typename Real, bool shared>
+struct LaneMatrix {
+  int64_t N, ld;
+  LaneBuffer<Real, shared> K;  // (ld, ld): on and left of the diagonal's tiles; right of them U
+  LaneBuffer<Real, shared> pivots;  // (ld / kLaneRows) LanePivot
+
+  void shape(int64_t unknowns) {
+    N = unknowns, ld = (N + kLaneRows - 1) / kLaneRows * kLaneRows;
+    K.reserve(ld * ld), pivots.reserve(ld * (kLaneRows + 1));
+  }
+  LanePivot<Real, shared>& pivot(int64_t i) const {
+    return reinterpret_cast<LanePivot<Real, shared>*>(pivots.get())[i / kLaneRows];
+  }
+};
+
+// C right sides of each, zeros past N, and what solves for them.
 template <typename Real>
-struct LaneSystems {
-  int64_t N, C, ld;
-  LaneBuffer<Real> K;          // (ld, ld): on and left of the diagonal's tiles; right of them U
-  LaneBuffer<Real> pivots;     // (ld / kLaneRows) LanePivot
+struct LaneSides {
+  int64_t ld, C;
   LaneBuffer<Real> rhs, x, e;  // (ld, C)
   Buffer<double> product;      // (ld, C, lanes): K x
 
   void shape(int64_t unknowns, int64_t outputs) {
-    N = unknowns, C = outputs, ld = (N + kLaneRows - 1) / kLaneRows * kLaneRows;
-    K.reserve(ld * ld), pivots.reserve(ld * (kLaneRows + 1));
-    for (LaneBuffer<Real>* right : {&rhs, &x, &e}) right->reserve(ld * C);
+    ld = unknowns, C = outputs;
+    for (LaneBuffer<Real>* side : {&rhs, &x, &e}) side->reserve(ld * C);
     product.reserve(size());
   }
-  // Values of the right sides.
   int64_t size() const { return ld * C * Simd<Real>::kLanes; }
-  LanePivot<Real>& pivot(int64_t i) const {
-    return reinterpret_cast<LanePivot<Real>*>(pivots.get())[i / kLaneRows];
-  }
 };
 
 // K = X'X for X (count, ld), or K + X'X, unless these are the `first` rows.
 template <typename Real>
-inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first, LaneSystems<Real>& s) {
+inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first,
+                       LaneMatrix<Real, false>& s) {
   for (int64_t a = 0; a < s.ld; a += kLaneRows)
     for (int64_t b = 0; b <= a; b += kLaneRows) {
       Lanes<Real>* K = s.K.get() + a * s.ld + b;
@@ -209,7 +246,7 @@ inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first, LaneSyst
 }
 
 template <typename Real>
-inline Lanes<Real> largest_diagonal(const LaneSystems<Real>& s) {
+inline Lanes<Real> largest_diagonal(const LaneMatrix<Real, false>& s) {
   Lanes<Real> largest{};
   for (int64_t i = 0; i < s.N; ++i) {
     const Lanes<Real> value = s.K.get()[i * (s.ld + 1)];
@@ -220,7 +257,7 @@ inline Lanes<Real> largest_diagonal(const LaneSystems<Real>& s) {
 
 // K = U'U
 template <typename Real>
-inline void factor_lanes(LaneSystems<Real>& s) {
+inline void factor_lanes(LaneMatrix<Real, false>& s) {
   Lanes<Real>* K = s.K.get();
   const int64_t ld = s.ld;
   const auto left = [=](int64_t i, int64_t j) {
@@ -233,7 +270,7 @@ inline void factor_lanes(LaneSystems<Real>& s) {
     return tile;
   };
   for (int64_t i = 0; i < ld; i += kLaneRows) {
-    LanePivot<Real>& pivot = s.pivot(i);
+    LanePivot<Real, false>& pivot = s.pivot(i);
     pivot.factor(left(i, i));
     for (int64_t j = i + kLaneRows; j < ld; j += kLaneRows) {
       LaneTile<kLaneRows, Real> tile = left(i, j);
@@ -245,7 +282,7 @@ inline void factor_lanes(LaneSystems<Real>& s) {
 
 // Of one over the pivots, the largest.
 template <typename Real>
-inline Lanes<Real> largest_inverse(const LaneSystems<Real>& s) {
+inline Lanes<Real> largest_inverse(const LaneMatrix<Real, false>& s) {
   Lanes<Real> largest{};
   for (int64_t i = 0; i < s.N; ++i) {
     const Lanes<Real> value = s.pivot(i).inverse[i % kLaneRows];
@@ -255,13 +292,13 @@ inline Lanes<Real> largest_inverse(const LaneSystems<Real>& s) {
 }
 
 // e <- K^-1 e
-template <typename Real>
-inline void solve_lanes(LaneSystems<Real>& s) {
-  const Lanes<Real>* K = s.K.get();
-  const int64_t ld = s.ld, C = s.C;
+template <typename Real, bool shared>
+inline void solve_lanes(const LaneMatrix<Real, shared>& s, LaneSides<Real>& sides) {
+  const auto* K = s.K.get();
+  const int64_t ld = s.ld, C = sides.C;
   for_each_rows(C, [&](int64_t first, auto count) {
     using Tile = LaneTile<decltype(count)::value, Real>;
-    Lanes<Real>* e = s.e.get() + first;
+    Lanes<Real>* e = sides.e.get() + first;
     // Rows i.. less what U's rows or columns take from them, for unknowns [begin, end).
     const auto left = [=](int64_t i, int64_t begin, int64_t end, int64_t row, int64_t step) {
       Tile tile, taken;
@@ -286,11 +323,12 @@ inline void solve_lanes(LaneSystems<Real>& s) {
 }
 
 // product (ld, C) = K x for x (ld, C), summed in its own type.
-template <typename Sum, typename Real>
-inline void multiply_lanes(const Lanes<Real>* x, LaneSystems<Real>& s, Sum* product) {
+template <typename Sum, typename Real, bool shared>
+inline void multiply_lanes(const LaneMatrix<Real, shared>& s, const Lanes<Real>* x, int64_t C,
+                           Sum* product) {
   constexpr int64_t lanes = Simd<Real>::kLanes, part = Simd<Sum>::kLanes;
-  const Lanes<Real>* K = s.K.get();
-  const int64_t ld = s.ld, C = s.C;
+  const auto* K = s.K.get();
+  const int64_t ld = s.ld;
   for_each_rows(C, [&](int64_t first, auto count) {
     LaneTile<decltype(count)::value, Sum> sum;
     for (int64_t i = 0; i < ld; i += kLaneRows)
@@ -315,28 +353,28 @@ struct LaneReport {
   int64_t steps[Simd<Real>::kLanes];
 };
 
-// As `solve_system`, for all lanes: x solves to gap(e) <= target, where `gap` adds what a residual
-// e leaves to every lane's number. A lane that is done does not move any more.
-template <typename Real, typename Gap>
-inline void solve_system_lanes(LaneSystems<Real>& s, int64_t refinements, Gap gap,
-                               LaneReport<Real>& report) {
+// As `solve_system`, for all lanes of a matrix that is factored: x solves to gap(e) <= target,
+// where `gap` adds what a residual e leaves to every lane's number. A lane that is done does not
+// move any more.
+template <typename Real, bool shared, typename Gap>
+inline void solve_system_lanes(const LaneMatrix<Real, shared>& matrix, LaneSides<Real>& s,
+                               int64_t refinements, Gap gap, LaneReport<Real>& report) {
   constexpr int64_t lanes = Simd<Real>::kLanes;
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
   Mask moves;
   for (int64_t t = 0; t < lanes; ++t)
     moves[t] = -1, report.reached[t] = std::numeric_limits<double>::infinity();
-  factor_lanes(s);
   std::fill_n(s.x.values(), s.size(), Real(0));
   std::copy_n(s.rhs.values(), s.size(), s.e.values());
   bool any = true;
   for (int64_t step = 1; step <= refinements && any; ++step) {
-    solve_lanes(s);
+    solve_lanes(matrix, s);
     for (int64_t i = 0; i < s.ld * s.C; ++i) {
       const Lanes<Real> moved = s.x.get()[i] + s.e.get()[i];
       s.x.get()[i] = moves ? moved : s.x.get()[i];
     }
-    multiply_lanes(s.x.get(), s, s.product.get());
+    multiply_lanes(matrix, s.x.get(), s.C, s.product.get());
 #pragma omp simd
     for (int64_t i = 0; i < s.size(); ++i)
       s.e.values()[i] = static_cast<Real>(s.rhs.values()[i] - s.product.get()[i]);

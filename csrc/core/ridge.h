@@ -121,6 +121,21 @@ inline void raise_mean(const Task<Real>& task, SpdSystem<Real>& s) {
   for (int64_t i = 0; i < s.N; ++i) axpy(u[i], u, K + i * s.ld, s.N);
 }
 
+// K = A'A + D
+template <typename Real>
+inline void load_primal(const Task<Real>& task, SpdSystem<Real>& s) {
+  gram_columns(task.A.get(), task.n, task.stride, 0, task.M, s.K.get(), s.ld);
+  for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
+}
+
+// K = A D^-1 A' + I, raised, once the ridge is inverted.
+template <typename Real>
+inline void load_dual(const Task<Real>& task, SpdSystem<Real>& s) {
+  gram_of_rows(task.A.get(), task.n, task.stride, task.M, task.ridge.get(), s);
+  for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
+  raise_mean(task, s);
+}
+
 // (A'A + D) W = A'B. The gap is sum_j ||e_j||^2 / (2 ridge_j), e the residual of this system.
 template <typename Real>
 inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double target, Real* W,
@@ -128,10 +143,7 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
   const int64_t M = task.M, C = task.C;
   const Real* ridge = task.penalty.ridge;
   s.shape(M, C);
-  if (!s.factored) {
-    gram_columns(task.A.get(), task.n, task.stride, 0, M, s.K.get(), s.ld);
-    for (int64_t j = 0; j < M; ++j) s.K.get()[j * s.ld + j] += ridge[j];
-  }
+  if (!s.factored) load_primal(task, s);
   multiply(task.B.get(), C, task.lds, task.n, task.A.get(), task.stride, task.ld, s.rhs.get(),
            s.ld);
   const auto gap = [&](const Real* e) {
@@ -151,10 +163,9 @@ inline double solve_ridge_primal(Task<Real>& task, SpdSystem<Real>& s, double ta
 
 // The ridge of every feature becomes D^-1/2 in its place.
 template <typename Real>
-inline Real* invert_ridge(Task<Real>& task) {
+inline void invert_ridge(Task<Real>& task) {
   Real* scale = task.ridge.get();
   for (int64_t j = 0; j < task.M; ++j) scale[j] = 1 / std::sqrt(scale[j]);
-  return scale;
 }
 
 // W = D^-1 A' a for rows of outputs a (C, ld), once the ridge is inverted.
@@ -172,13 +183,9 @@ template <typename Real>
 inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double target, Real* W,
                                int64_t* steps) {
   const int64_t n = task.n, C = task.C;
-  const Real* scale = invert_ridge(task);
+  invert_ridge(task);
   s.shape(n, C);
-  if (!s.factored) {
-    gram_of_rows(task.A.get(), n, task.stride, task.M, scale, s);
-    for (int64_t i = 0; i < n; ++i) s.K.get()[i * s.ld + i] += 1;
-    raise_mean(task, s);
-  }
+  if (!s.factored) load_dual(task, s);
   for (int64_t c = 0; c < C; ++c)
     std::copy_n(task.B.get() + c * task.lds, n, s.rhs.get() + c * s.ld);
   const auto gap = [&](const Real* e) {

@@ -71,23 +71,22 @@ inline void solve_primal_adjoint(RidgeBackwardWork<Real>& work) {
   SpdSystem<Real>& s = work.system;
   const int64_t C = task.C;
   s.shape(task.M, C);
-  gram_columns(task.A.get(), task.n, task.stride, 0, task.M, s.K.get(), s.ld);
-  for (int64_t j = 0; j < task.M; ++j) s.K.get()[j * s.ld + j] += task.penalty.ridge[j];
+  load_primal(task, s);
   std::copy_n(work.heads.get(), C * s.ld, s.rhs.get());
   solve_rows(s);
   std::copy_n(s.x.get(), C * s.ld, work.heads.get());
   score_heads(work);
 }
 
-// D^-1/2 G in the place of G; returns D^-1/2.
+// D^-1/2 G in the place of G, and D^-1/2 in that of the ridge.
 template <typename Real>
-inline const Real* scale_heads(RidgeBackwardWork<Real>& work) {
+inline void scale_heads(RidgeBackwardWork<Real>& work) {
   Task<Real>& task = work.task;
-  const Real* scale = invert_ridge(task);
+  invert_ridge(task);
+  const Real* scale = task.ridge.get();
   for (int64_t c = 0; c < task.C; ++c)
 #pragma omp simd
     for (int64_t j = 0; j < task.M; ++j) work.heads.get()[c * task.ld + j] *= scale[j];
-  return scale;
 }
 
 // U from D^-1/2 G in its place, and V.
@@ -111,11 +110,9 @@ inline void solve_dual_adjoint(RidgeBackwardWork<Real>& work) {
   const Task<Real>& task = work.task;
   SpdSystem<Real>& s = work.system;
   const int64_t C = task.C, lds = task.lds;
-  const Real* scale = scale_heads(work);
+  scale_heads(work);
   s.shape(task.n, 2 * C);
-  gram_of_rows(task.A.get(), task.n, task.stride, task.M, scale, s);
-  for (int64_t i = 0; i < task.n; ++i) s.K.get()[i * s.ld + i] += 1;
-  raise_mean(task, s);
+  load_dual(task, s);
   for (int64_t c = 0; c < C; ++c) std::copy_n(task.B.get() + c * lds, s.ld, s.rhs.get() + c * s.ld);
   multiply(work.heads.get(), C, task.ld, task.M, s.At.get(), s.ld, s.ld, s.rhs.get() + C * s.ld,
            s.ld);

@@ -33,11 +33,12 @@ struct RidgeLanes {
   Each<Real*> right;       // (C, ldr): right sides, then solutions
   int64_t n, M, C, ldr;    // n: the most samples; ldr: unknowns, padded
   bool dual;
-  LaneSystems<Real> system;
+  LaneMatrix<Real, false> matrix;
+  LaneSides<Real> sides;
   LaneReport<Real> report;
-  LaneBuffer<Real> rows, ridge, heads;  // (kLaneBlock, system.ld), (system.ld), (kLaneBlock, C)
-  Each<Buffer<Real>> sides;
-  Buffer<Real> zeros, image;  // (padded(M)), of the residual by K
+  LaneBuffer<Real> rows, ridge, heads;  // (kLaneBlock, matrix.ld), (matrix.ld), (kLaneBlock, C)
+  Each<Buffer<Real>> room;              // of `right`
+  Buffer<Real> zeros, image;            // (padded(M)), of the residual by K
 
   // Takes the tasks of some works, with `outputs` right sides each.
   template <typename Work>
@@ -48,10 +49,10 @@ struct RidgeLanes {
       n = std::max(n, task[t]->n);
     }
     M = task[0]->M, dual = n <= M;
-    system.shape(dual ? n : M, C), ldr = padded<Real>(system.N);
+    matrix.shape(dual ? n : M), sides.shape(matrix.ld, C), ldr = padded<Real>(matrix.N);
     std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
     for (int64_t t = 0; t < kLanes; ++t) {
-      right[t] = t < count ? sides[t].reserve(C * ldr) : right[0];
+      right[t] = t < count ? room[t].reserve(C * ldr) : right[0];
     }
   }
 
@@ -67,7 +68,7 @@ struct RidgeLanes {
 // K = A'A + D
 template <typename Real>
 inline void load_primal(RidgeLanes<Real>& g) {
-  LaneSystems<Real>& s = g.system;
+  LaneMatrix<Real, false>& s = g.matrix;
   Lanes<Real>*rows = g.rows.reserve(kLaneBlock * s.ld), *ridge = g.ridge.reserve(s.ld);
   for (int64_t first = 0; first < g.n; first += kLaneBlock) {
     const int64_t count = std::min(kLaneBlock, g.n - first);
@@ -91,7 +92,7 @@ inline void load_primal(RidgeLanes<Real>& g) {
 // (count, ld) and Y (count, outputs).
 template <typename Real>
 inline void add_right_sides(const Lanes<Real>* X, const Lanes<Real>* Y, int64_t count, bool first,
-                            int64_t outputs, LaneSystems<Real>& s) {
+                            int64_t outputs, LaneSides<Real>& s) {
   for_each_rows(outputs, [&](int64_t c, auto columns) {
     for (int64_t i = 0; i < s.ld; i += kLaneRows) {
       Lanes<Real>* to = s.rhs.get() + (i + 1) * s.C - outputs + c;
@@ -112,7 +113,7 @@ inline void add_right_sides(const Lanes<Real>* X, const Lanes<Real>* Y, int64_t 
 // times the `outputs` rows of `heads`, padded(M) apart.
 template <typename Real>
 inline void load_dual(int64_t outputs, const Real* const* heads, RidgeLanes<Real>& g) {
-  LaneSystems<Real>& s = g.system;
+  LaneMatrix<Real, false>& s = g.matrix;
   const int64_t ldh = padded<Real>(g.M);
   Lanes<Real>* rows = g.rows.reserve(kLaneBlock * s.ld);
   Lanes<Real>* Y = g.heads.reserve(kLaneBlock * outputs);
@@ -135,7 +136,7 @@ inline void load_dual(int64_t outputs, const Real* const* heads, RidgeLanes<Real
       };
       interleave<Real>(values, count, Y + c, outputs);
     }
-    add_right_sides(rows, Y, count, first == 0, outputs, s);
+    add_right_sides(rows, Y, count, first == 0, outputs, g.sides);
   }
   for (int64_t i = 0; i < s.ld; ++i) s.K.get()[i * (s.ld + 1)] += 1;
 }
@@ -143,7 +144,7 @@ inline void load_dual(int64_t outputs, const Real* const* heads, RidgeLanes<Real
 // As that of ridge.h, for every task; `right` is lost.
 template <typename Real>
 inline void raise_mean(RidgeLanes<Real>& g) {
-  LaneSystems<Real>& s = g.system;
+  LaneMatrix<Real, false>& s = g.matrix;
   if (!g.task[0]->centred) return;
   for (int64_t t = 0; t < g.count; ++t) {
     std::fill_n(g.right[t], g.ldr, Real(0));
@@ -176,30 +177,61 @@ inline void copy_targets(int64_t C, int64_t t, RidgeLanes<Real>& g) {
 // The first `outputs` right sides from those of the tasks.
 template <typename Real>
 inline void load_right_sides(int64_t outputs, RidgeLanes<Real>& g) {
-  LaneSystems<Real>& s = g.system;
+  LaneSides<Real>& s = g.sides;
+  const int64_t N = g.matrix.N;
   for (int64_t c = 0; c < outputs; ++c) {
     const auto values = [&](int64_t t, int64_t j) {
       return load_vector<Real>(g.right[t] + c * g.ldr + j);
     };
-    interleave<Real>(values, s.N, s.rhs.get() + c, s.C);
+    interleave<Real>(values, N, s.rhs.get() + c, s.C);
   }
-  std::fill(s.rhs.get() + s.N * s.C, s.rhs.get() + s.ld * s.C, Lanes<Real>{});
+  std::fill(s.rhs.get() + N * s.C, s.rhs.get() + s.ld * s.C, Lanes<Real>{});
 }
 
 // `gap` is that of `solve_system_lanes`.
 template <typename Real, typename Gap>
 inline void solve_right_sides(Gap gap, RidgeLanes<Real>& g) {
-  LaneSystems<Real>& s = g.system;
-  solve_system_lanes(s, kRefinements, gap, g.report);
+  LaneSides<Real>& s = g.sides;
+  factor_lanes(g.matrix);
+  solve_system_lanes(g.matrix, s, kRefinements, gap, g.report);
   for (int64_t c = 0; c < s.C; ++c)
-    deinterleave<Real>(s.x.get() + c, s.C, s.N, [&](int64_t t) { return g.right[t] + c * g.ldr; });
+    deinterleave<Real>(s.x.get() + c, s.C, g.matrix.N,
+                       [&](int64_t t) { return g.right[t] + c * g.ldr; });
+}
+
+// Adds sum_j ||e_j||^2 / (2 ridge_j), where ridge(j, t) is the ridge of feature j in lane t.
+template <typename Real, typename F>
+inline void add_primal_gap(const Real* e, int64_t M, int64_t C, F ridge, double* gap) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  for (int64_t j = 0; j < M; ++j) {
+    double square[lanes] = {};
+    for (int64_t c = 0; c < C; ++c)
+#pragma omp simd
+      for (int64_t t = 0; t < lanes; ++t) {
+        const double value = e[(j * C + c) * lanes + t];
+        square[t] += value * value;
+      }
+#pragma omp simd
+    for (int64_t t = 0; t < lanes; ++t) gap[t] += square[t] / (2.0 * ridge(j, t));
+  }
+}
+
+// Adds <e, K e - e> / 2; `image` has room for K e.
+template <typename Real, bool shared>
+inline void add_dual_gap(const LaneMatrix<Real, shared>& matrix, const Real* e, int64_t C,
+                         Real* image, double* gap) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  multiply_lanes(matrix, reinterpret_cast<const Lanes<Real>*>(e), C, image);
+  for (int64_t i = 0; i < matrix.ld * C * lanes; i += lanes)
+#pragma omp simd
+    for (int64_t t = 0; t < lanes; ++t)
+      gap[t] += 0.5 * e[i + t] * (static_cast<double>(image[i + t]) - e[i + t]);
+  for (int64_t t = 0; t < lanes; ++t) gap[t] = gap[t] < 0 ? 0.0 : gap[t];  // NaN stays NaN
 }
 
 // Solves as `solve_ridge_primal` does: the heads are in `right`.
 template <typename Real>
 inline void solve_ridge_primal(RidgeLanes<Real>& g) {
-  constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
-  const LaneSystems<Real>& s = g.system;
   load_primal(g);
   for (int64_t t = 0; t < g.count; ++t) {
     const Task<Real>& task = *g.task[t];
@@ -208,42 +240,21 @@ inline void solve_ridge_primal(RidgeLanes<Real>& g) {
   }
   load_right_sides(g.C, g);
   const Real* ridge = g.ridge.values();
-  const auto gap = [&](const Real* e, double* sum) {
-    for (int64_t j = 0; j < s.N; ++j) {
-      double square[lanes] = {};
-      for (int64_t c = 0; c < s.C; ++c)
-#pragma omp simd
-        for (int64_t t = 0; t < lanes; ++t) {
-          const double value = e[(j * s.C + c) * lanes + t];
-          square[t] += value * value;
-        }
-#pragma omp simd
-      for (int64_t t = 0; t < lanes; ++t) sum[t] += square[t] / (2.0 * ridge[j * lanes + t]);
-    }
-  };
-  solve_right_sides(gap, g);
+  const auto of = [=](int64_t j, int64_t t) { return ridge[j * Simd<Real>::kLanes + t]; };
+  solve_right_sides([&](const Real* e, double* gap) { add_primal_gap(e, g.M, g.C, of, gap); }, g);
 }
 
 // Solves as `solve_ridge_dual` does: what A' makes heads of is in `right`.
 template <typename Real>
 inline void solve_ridge_dual(RidgeLanes<Real>& g) {
-  constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
-  LaneSystems<Real>& s = g.system;
   for (int64_t t = 0; t < g.count; ++t) invert_ridge(*g.task[t]);
   load_dual<Real>(0, nullptr, g);
   raise_mean(g);
   for (int64_t t = 0; t < g.count; ++t) copy_targets(g.C, t, g);
   load_right_sides(g.C, g);
-  Real* product = g.image.reserve(s.size());
-  const auto gap = [&](const Real* e, double* sum) {
-    multiply_lanes(reinterpret_cast<const Lanes<Real>*>(e), s, product);
-    for (int64_t i = 0; i < s.size(); i += lanes)
-#pragma omp simd
-      for (int64_t t = 0; t < lanes; ++t)
-        sum[t] += 0.5 * e[i + t] * (static_cast<double>(product[i + t]) - e[i + t]);
-    for (int64_t t = 0; t < lanes; ++t) sum[t] = sum[t] < 0 ? 0.0 : sum[t];  // NaN stays NaN
-  };
-  solve_right_sides(gap, g);
+  Real* image = g.image.reserve(g.sides.size());
+  solve_right_sides([&](const Real* e, double* gap) { add_dual_gap(g.matrix, e, g.C, image, gap); },
+                    g);
 }
 
 // As `solve_rows`: until the residual is that of rounding.
@@ -251,7 +262,7 @@ template <typename Real>
 inline void solve_rows(RidgeLanes<Real>& g) {
   constexpr int64_t lanes = RidgeLanes<Real>::kLanes;
   constexpr double near = 16.0 * std::numeric_limits<Real>::epsilon();
-  LaneSystems<Real>& s = g.system;
+  const LaneSides<Real>& s = g.sides;
   const auto norm2 = [&](const Real* rows, double* sum) {
     for (int64_t i = 0; i < s.size(); i += lanes)
 #pragma omp simd
@@ -266,7 +277,7 @@ inline void solve_rows(RidgeLanes<Real>& g) {
 // As `is_trusted`, of task t; false, too, where the system was indefinite.
 template <typename Real>
 inline bool is_trusted(int64_t t, const RidgeLanes<Real>& g) {
-  const double inverse = largest_inverse(g.system)[t], largest = largest_diagonal(g.system)[t];
+  const double inverse = largest_inverse(g.matrix)[t], largest = largest_diagonal(g.matrix)[t];
   const bool finite = std::isfinite(g.report.reached[t]);
   return finite && (sizeof(Real) == 8 || largest * inverse * inverse <= kTrustedRange);
 }

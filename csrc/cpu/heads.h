@@ -39,7 +39,15 @@ template <typename Real>
 void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   const SamplesArgs<Real>& s = a.samples;
   const Common<Real> common(a);
-  if (!common.design.same && goes_by_lanes(s, a.penalty)) {
+  const bool ridge = s.loss == kSquared && only_ridge(a.penalty);
+  LaneDesign<Real> design;
+  // Of one task a row of ridges may be its own or everyone's: only a number is surely the latter.
+  if (ridge && common.design.same && !a.penalty.ridge.data && s.T * s.C > 0 &&
+      load_lane_design(task_input(s, 0), a.penalty, design)) {
+    fit_lane_design(a, design, common.design, task_size(s), run);
+    return;
+  }
+  if (ridge && !common.design.same && may_fit_lanes(s)) {
     fit_ridge_lanes(a, task_size(s), run);
     return;
   }
@@ -105,8 +113,8 @@ void fit_heads_backward(const HeadsBackwardArgs<Real>& a, ParallelFor run) {
   using Work = HeadBackwardWork<Real>;
   const SamplesArgs<Real>& s = a.samples;
   if (a.grad_shared) std::fill_n(a.grad_shared, s.M, Real(0));
-  if (!s.one_design && s.T > 0 && goes_by_lanes(s, a.penalty) &&
-      is_plain_ridge(kSquared, a.penalty, head_gradient(a, 0))) {
+  if (!s.one_design && s.T > 0 && may_fit_lanes(s) &&
+      is_plain_ridge(static_cast<Loss>(s.loss), a.penalty, head_gradient(a, 0))) {
     fit_ridge_lanes_backward(a, task_size(s), run);
     return;
   }

@@ -5,16 +5,16 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/design_lanes.h"
 #include "../core/heads_backward.h"
-#include "../core/ridge_lanes.h"
 #include "parallel.h"
 
 SPARSEDIS_BEGIN
 
-// Whether lanes take the tasks of a batch, or, where their samples differ in number, may take some.
+// Whether lanes take the tasks of a batch, or, where their samples differ in number, perhaps some.
 template <typename Real>
-bool goes_by_lanes(const SamplesArgs<Real>& s, const PenaltyArgs<Real>& penalty) {
-  return s.loss == kSquared && only_ridge(penalty) && (s.offsets || fits_lanes<Real>(s.n, s.M));
+bool may_fit_lanes(const SamplesArgs<Real>& s) {
+  return s.offsets || fits_lanes<Real>(s.n, s.M);
 }
 
 // Tasks side by side: `Work` is what one task needs, `Alone` what it needs outside the lanes.
@@ -111,6 +111,53 @@ void fit_ridge_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
     group.for_each_side(a.samples, ready, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side(a, tasks, works, count, group);
     });
+  });
+}
+
+// Heads of tasks on one design, whose lanes hold as many of them.
+template <typename Real>
+struct LaneHeadsWork {
+  LaneHeads<Real> heads;
+  HeadWork<Real> alone;
+};
+
+// Tasks [first, first + count) on a design that they share.
+template <typename Real>
+void fit_design_group(const HeadsArgs<Real>& a, const LaneDesign<Real>& design,
+                      const SharedDesign<Real>& common, int64_t first, int64_t count,
+                      LaneHeadsWork<Real>& work) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  const int64_t C = a.samples.C, size = a.samples.M * C, whole = size / lanes * lanes;
+  LaneHeads<Real>& h = work.heads;
+  const auto task = [=](int64_t t) { return first + (t < count ? t : 0); };
+  const auto weight = [&](int64_t t) { return head_output(a, task(t)).weight; };
+  load_lane_targets(design.task, C, [&](int64_t t) { return task_input(a.samples, task(t)).y; }, h);
+  for (int64_t t = 0; t < lanes; ++t) h.report.target[t] = a.tol * 0.5 * h.target2[t];
+  solve_lane_heads(design, C, h);
+  const LaneBuffer<Real>& W = finish_lane_heads(design, C, h);
+  deinterleave<Real>(W.get(), 1, whole, weight);
+  for (int64_t t = 0; t < count; ++t) {
+    const HeadOutput<Real> out = head_output(a, task(t));
+    const Real* init = head_start(a, task(t));
+    const bool solved = h.target2[t] > 0 && h.report.reached[t] <= h.report.target[t];
+    if (!solved || (init && !all_finite(init, size))) {
+      fit_head(a, task(t), common, work.alone);
+      continue;
+    }
+    for (int64_t k = whole; k < size; ++k) out.weight[k] = W.values()[k * lanes + t];
+    for (int64_t c = 0; c < C; ++c) out.bias[c] = static_cast<Real>(h.bias.get()[c * lanes + t]);
+    write_report(h.report.reached[t] / (0.5 * h.target2[t]), h.report.steps[t], a.tol, out);
+  }
+}
+
+template <typename Real>
+void fit_lane_design(const HeadsArgs<Real>& a, const LaneDesign<Real>& design,
+                     const SharedDesign<Real>& common, int64_t size, ParallelFor run) {
+  constexpr int64_t lanes = Simd<Real>::kLanes;
+  const int64_t T = a.samples.T;
+  using Work = LaneHeadsWork<Real>;
+  for_each_task<Work>(run, (T + lanes - 1) / lanes, size * lanes, [&](int64_t g, Work& work) {
+    fit_design_group(a, design, common, g * lanes, std::min(lanes, T - g * lanes), work);
   });
 }
 

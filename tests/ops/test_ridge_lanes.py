@@ -114,3 +114,34 @@ def test_a_small_ridge_costs_float32_no_digits(shape, weighted, ridge):
     for ours, exact in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
         error = (ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
         assert float(error.max()) <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("shape", [(9, 32, 1), (40, 32, 3), (40, 33, 7), (40, 40, 2), (1, 3, 5)])
+def test_targets_beside_others_on_one_design(shape, alike, intercept, dtype):
+    """Heads of 37 tasks are the reference's, and bit for bit what they are alone."""
+    n, M, C = shape
+    z = torch.randn(n, M, dtype=dtype) + 3
+    y = torch.randn(37, n, C, dtype=dtype) + torch.arange(37)[:, None, None]
+    y[5, n // 2, 0] = torch.inf
+    y[6] = 0.0
+    init = torch.zeros(37, M, C, dtype=dtype)
+    init[7, 0, 0] = torch.nan
+    options = {
+        "sample_weight": torch.rand(n, dtype=dtype) + 0.1, "fit_intercept": intercept,
+        "on_error": "flag",
+    }  # fmt: skip
+    penalty = sk.Penalty(ridge=0.3 if alike else torch.rand(M, dtype=dtype) + 0.1)
+    out = sk.fit_heads(z, y, penalty, init=init, **options)
+    assert out.weight.isnan().flatten(1).all(1).nonzero().flatten().tolist() == [5, 7]
+    assert not out.weight[6].any()
+    exact = sk.fit_heads(z, y, penalty, init=init, backend="reference", **options)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    for ours, theirs in zip(out[:2], exact[:2], strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=tolerance, atol=tolerance)
+    for t in (0, 4, 8, 15, 16, 36):
+        alone = sk.fit_heads(z, y[t : t + 1], penalty, **options)
+        for a, b in zip(alone, out, strict=True):
+            assert torch.equal(a[0], b[t]), t
