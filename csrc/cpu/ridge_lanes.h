@@ -1,5 +1,5 @@
 // Ridge heads of small tasks and their gradients, for as many tasks at once as a vector has lanes.
-// A task that lanes do not take, or whose system rounding made indefinite, is solved alone.
+// A task that lanes do not take, or whose system they do not solve, is solved alone.
 #pragma once
 
 #include <numeric>
@@ -44,21 +44,28 @@ struct LaneGroup {
 };
 
 // Runs body(group) for groups of tasks. A group costs what its largest task does, so that tasks of
-// different sizes go by their number of samples.
+// different sizes go by their number of samples, and those too large for lanes each by itself.
 template <typename Group, typename Real, typename F>
 void for_each_group(ParallelFor run, const SamplesArgs<Real>& s, int64_t size, F body) {
   constexpr int64_t lanes = Group::kLanes;
   std::vector<int64_t> order(s.offsets ? s.T : 0);
+  const auto samples = [&](int64_t t) { return s.offsets[t + 1] - s.offsets[t]; };
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return s.offsets[a + 1] - s.offsets[a] < s.offsets[b + 1] - s.offsets[b];
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return samples(a) < samples(b); });
+  const auto too_large = std::find_if(order.begin(), order.end(), [&](int64_t t) {
+    return samples(t) > 0 && !fits_lanes<Real>(samples(t), s.M);
   });
-  for_each_task<Group>(run, (s.T + lanes - 1) / lanes, size * lanes, [&](int64_t g, Group& group) {
-    group.count = std::min(lanes, s.T - g * lanes);
-    for (int64_t k = 0; k < group.count; ++k)
-      group.task[k] = s.offsets ? order[g * lanes + k] : g * lanes + k;
-    body(group);
-  });
+  const int64_t small = s.offsets ? too_large - order.begin() : s.T;
+  const int64_t groups = (small + lanes - 1) / lanes, units = groups + s.T - small;
+  for_each_task<Group>(run, units, size * s.T / std::max<int64_t>(units, 1),
+                       [&](int64_t unit, Group& group) {
+                         const int64_t first = unit < groups ? unit * lanes : small + unit - groups;
+                         group.count = unit < groups ? std::min(lanes, small - first) : 1;
+                         for (int64_t k = 0; k < group.count; ++k)
+                           group.task[k] = s.offsets ? order[first + k] : first + k;
+                         body(group);
+                       });
 }
 
 // What a task's fit needs in the lanes.

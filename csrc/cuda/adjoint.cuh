@@ -440,7 +440,7 @@ template <typename Real>
 __device__ void clear_sums(const BackwardJob<Real>& job) {
   if (!job.sums) return;
   double* own = job.sums + blockIdx.x * shared_numbers(job.args);
-  for (int64_t k = Block::rank(); k < shared_numbers(job.args); k += kThreads) own[k] = 0;
+  for (int64_t k = Block::rank(); k < shared_numbers(job.args); k += job.threads) own[k] = 0;
 }
 
 // What tasks share, from the blocks' sums, in their order.

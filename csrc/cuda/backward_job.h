@@ -73,6 +73,7 @@ struct BackwardJob {
   HeadsBackwardArgs<Real> args;
   TaskBlocks blocks;
   int64_t unknowns;        // of ridge's systems, at most; 0 where conjugate gradients solve
+  int threads;             // of a block
   int64_t writers = 0;     // blocks that sum up what tasks share
   double* sums = nullptr;  // theirs, each (n, M) and (n) as far as they are asked for
 
@@ -91,9 +92,10 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
   if (numbers > 0) machine.blocks = most_sums(numbers);
   const bool direct = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = direct ? ridge_unknowns(s) : 0;
+  const int threads = direct ? ridge_threads(unknowns, s.M) : kThreads;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<double, Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, false});
-    double* partial = arena.take<double>(kPartials);
+    double* partial = arena.take<double>(partials(threads));
     SupportMemory(arena, s.M);
     RidgeMemory(arena, partial, unknowns, direct ? s.M : 0, s.C);
     const AdjointMemory memory(arena, partial, n, s.M, s.C, nullptr, direct);
@@ -101,9 +103,9 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
   };
   const TaskPlan tasks = plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);
   const int64_t writers = numbers > 0 ? tasks.grid : 0;
-  std::vector<Launch> launches{tasks.launch("fit_heads_backward")};
+  std::vector<Launch> launches{tasks.launch("fit_heads_backward", threads)};
   if (numbers > 0) launches.push_back({"add_sums", sums_grid(numbers), 0});
-  return {{args, {}, unknowns, writers}, tasks, sums_bytes(writers, numbers), launches};
+  return {{args, {}, unknowns, threads, writers}, tasks, sums_bytes(writers, numbers), launches};
 }
 
 SPARSEDIS_END

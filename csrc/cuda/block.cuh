@@ -6,12 +6,11 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kWarp = 32;
-constexpr int kWarps = kThreads / kWarp;
-
 struct Block {
   double* scratch;  // a number per thread, in shared memory
+  int threads;      // whole warps, kThreads or fewer
 
+  __device__ int warps() const { return threads / kWarp; }
   __device__ static int rank() { return static_cast<int>(threadIdx.x); }
   __device__ static int lane() { return rank() % kWarp; }
   __device__ static int warp() { return rank() / kWarp; }
@@ -22,7 +21,7 @@ struct Block {
   template <typename F>
   __device__ void each(int64_t count, F body) const {
 #pragma unroll 1
-    for (int64_t i = rank(); i < count; i += kThreads) body(i);
+    for (int64_t i = rank(); i < count; i += threads) body(i);
     sync();
   }
   // Two sums, of the pairs that body(i, pair) adds to.
@@ -30,14 +29,14 @@ struct Block {
   __device__ void sums(int64_t count, double (&pair)[2], F body) const {
     pair[0] = pair[1] = 0;
 #pragma unroll 1
-    for (int64_t i = rank(); i < count; i += kThreads) body(i, pair);
+    for (int64_t i = rank(); i < count; i += threads) body(i, pair);
     for (double& total : pair) total = combined(total, Sum());
   }
   template <typename F>
   __device__ double sum(int64_t count, F body) const {
     double total = 0;
 #pragma unroll 1
-    for (int64_t i = rank(); i < count; i += kThreads) total += body(i);
+    for (int64_t i = rank(); i < count; i += threads) total += body(i);
     return combined(total, Sum());
   }
   // The largest of 0 and the numbers that body(i) gives. Not a number counts as 0.
@@ -45,14 +44,14 @@ struct Block {
   __device__ double largest(int64_t count, F body) const {
     double most = 0;
 #pragma unroll 1
-    for (int64_t i = rank(); i < count; i += kThreads) most = fmax(most, body(i));
+    for (int64_t i = rank(); i < count; i += threads) most = fmax(most, body(i));
     return combined(most, Most());
   }
   // out[k] = sum_i term(i, k) for every k of [0, width). Columns lie side by side on threads; rows
   // are dealt out where there are fewer columns than threads.
   template <typename Out, typename F>
   __device__ void sum_rows(int64_t rows, int64_t width, Out* out, F term) const {
-    if (2 * width > kThreads) {
+    if (2 * width > threads) {
       each(width, [&](int64_t k) {
         double total = 0;
 #pragma unroll 1
@@ -61,7 +60,7 @@ struct Block {
       });
       return;
     }
-    const int64_t parts = width > 0 ? kThreads / width : 1, part = width > 0 ? rank() / width : 0;
+    const int64_t parts = width > 0 ? threads / width : 1, part = width > 0 ? rank() / width : 0;
     double total = 0;
     if (part < parts && width > 0)
 #pragma unroll 1
@@ -92,7 +91,7 @@ struct Block {
     if (lane() == 0) scratch[warp()] = x;
     sync();
     x = scratch[0];
-    for (int w = 1; w < kWarps; ++w) x = op(x, scratch[w]);
+    for (int w = 1; w < warps(); ++w) x = op(x, scratch[w]);
     sync();
     return x;
   }

@@ -20,7 +20,7 @@ struct CoupledAdjoint {
   KeptScratch& scratch;
 
   __device__ const HeadsBackwardArgs<Real>& args() const { return job.own.args; }
-  __device__ Block block() const { return {scratch.sums}; }
+  __device__ Block block() const { return {scratch.sums, kThreads}; }
 
   // Calls body(t, task, adjoint) for the tasks of this block.
   template <typename F>

@@ -44,7 +44,7 @@ Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Rea
   const SamplesArgs<Real>& s = args.samples;
   const int64_t numbers = shared_numbers(args);
   const int64_t writers = numbers > 0 ? std::min(s.T, most_sums(numbers)) : 0;
-  const CoupledBackwardJob<Real> job{{args, {}, 0, writers}, nullptr};
+  const CoupledBackwardJob<Real> job{{args, {}, 0, kThreads, writers}, nullptr};
   const auto lay_out = [&](Arena& arena) {
     TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.own.needs());
     SupportMemory(arena, s.M);

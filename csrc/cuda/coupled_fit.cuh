@@ -177,7 +177,8 @@ __device__ void coupled_steps(const CoupledFitJob<Real>& job) {
   __shared__ KeptScratch scratch;
   const HeadsArgs<Real>& a = job.args;
   const CoupledFitMemory memory = job.memory();
-  const CoupledFeatures<Real> features{a.samples, a.penalty, memory.all, Block{scratch.sums}};
+  const CoupledFeatures<Real> features{a.samples, a.penalty, memory.all,
+                                       Block{scratch.sums, kThreads}};
   Grid grid(&memory.reached->arrived);
   const CoupledSteps<Real> all{job, memory, features, scratch, grid};
   Momentum momentum;

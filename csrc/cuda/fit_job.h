@@ -44,19 +44,21 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
   const SamplesArgs<Real>& s = args.samples;
   const bool ridge = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = ridge_unknowns(s);
+  const int threads = ridge ? ridge_threads(unknowns, s.M) : kThreads;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, true});
     if (ridge) {
-      double* partial = arena.take<double>(kPartials);
+      double* partial = arena.take<double>(partials(threads));
       RidgeMemory(arena, partial, unknowns, s.M, s.C);
       return task.on_chip();
     }
-    Real* partial = arena.take<Real>(kPartials);
+    Real* partial = arena.take<Real>(partials(threads));
     const ProximalMemory<Real> memory(arena, partial, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
-  return {{args, {}, unknowns}, tasks, 0, {tasks.launch(ridge ? "fit_ridge" : "fit_proximal")}};
+  const char* kernel = threads == kWarp ? "fit_ridge_warp" : (ridge ? "fit_ridge" : "fit_proximal");
+  return {{args, {}, unknowns}, tasks, 0, {tasks.launch(kernel, threads)}};
 }
 
 SPARSEDIS_END

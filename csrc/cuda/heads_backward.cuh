@@ -20,11 +20,12 @@ __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
   const HeadsBackwardArgs<Real>& a = job.args;
   clear_sums(job);
   for_each_task<double, kRaw>(
-      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
+      a.samples, job.blocks, job.needs(),
+      [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
         const bool direct = job.unknowns > 0;
         const HeadGradient<Real> out = gradient_of(job, t);
-        double* partial = arena.take<double>(kPartials);
+        double* partial = arena.take<double>(partials(job.threads));
         const SupportMemory support(arena, in.M);
         const RidgeMemory system(arena, partial, job.unknowns, direct ? in.M : 0, in.C);
         const bool finite = load_solution(task, a.penalty, t, job.needs(), out.weight);
@@ -39,7 +40,8 @@ __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
         else
           adjoint.solve();
         adjoint.write();
-      });
+      },
+      job.threads);
 }
 
 SPARSEDIS_END

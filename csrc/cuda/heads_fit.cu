@@ -4,8 +4,9 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_FITS(DO) \
-  DO(FitJob, fit_ridge)    \
+#define SPARSEDIS_FITS(DO)   \
+  DO(FitJob, fit_ridge)      \
+  DO(FitJob, fit_ridge_warp) \
   DO(FitJob, fit_proximal)
 
 SPARSEDIS_KERNELS(FitJob, SPARSEDIS_FITS)

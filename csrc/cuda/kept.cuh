@@ -7,7 +7,7 @@ SPARSEDIS_BEGIN
 
 // What a block has on the chip.
 struct KeptScratch {
-  double sums[kThreads], partial[kPartials];
+  double sums[kThreads], partial[partials(kThreads)];
 };
 
 // Calls body(t, task, memory, arena, rows) for the tasks of this block: the arena has what is left
@@ -16,7 +16,7 @@ template <Kept kept = kCentred, typename Real, typename F>
 __device__ void for_each_kept_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
                                    TaskNeeds needs, KeptScratch& scratch, F body) {
   using Task = BlockTask<double, Real, kept>;
-  const Block block{scratch.sums};
+  const Block block{scratch.sums, kThreads};
   for (int64_t t = blockIdx.x; t < samples.T; t += gridDim.x) {
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;

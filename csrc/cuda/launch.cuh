@@ -26,7 +26,7 @@ void enqueue(const char* op, const Launch& launch, void (*kernel)(Job), Job job,
                                static_cast<int>(launch.shared_bytes)),
           op, doing);
   void* parameters[] = {&job};
-  const dim3 grid(static_cast<unsigned>(launch.grid)), block(kThreads);
+  const dim3 grid(static_cast<unsigned>(launch.grid)), block(static_cast<unsigned>(launch.threads));
   const size_t shared = static_cast<size_t>(launch.shared_bytes);
   check(launch.cooperative
             ? cudaLaunchCooperativeKernel(entry, grid, block, parameters, shared, stream)

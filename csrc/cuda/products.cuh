@@ -6,16 +6,18 @@
 SPARSEDIS_BEGIN
 
 // write(r, c, sum_k x(r, k) y(k, c)) for r in [0, rows), c in [0, C): a thread takes a row, and
-// where there are few rows a share of the sum. `partial` has room for kPartials numbers.
+// where there are few rows a share of the sum. `partial` has room for kOutputs numbers a
+// thread.
 template <typename Sum, typename X, typename Y, typename F>
 __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_t C, Sum* partial,
                          X x, Y y, F write) {
-  const int64_t parts = rows > 0 && 2 * rows <= kThreads ? kThreads / rows : 1;
-  const int64_t part = parts > 1 ? Block::rank() / rows : 0;
+  const int threads = block.threads;
+  const int parts = rows > 0 && 2 * rows <= threads ? threads / static_cast<int>(rows) : 1;
+  const int part = parts > 1 ? Block::rank() / static_cast<int>(rows) : 0;
   const int64_t first = Block::rank() - part * rows;  // of this thread's rows
   for (int64_t c0 = 0; c0 < C; c0 += kOutputs) {
 #pragma unroll 1
-    for (int64_t r = first; r < rows && part < parts; r += kThreads) {
+    for (int64_t r = first; r < rows && part < parts; r += threads) {
       Sum sums[kOutputs] = {};
 #pragma unroll 2
       for (int64_t k = part; k < inner; k += parts) {
@@ -27,7 +29,7 @@ __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_
 #pragma unroll
       for (int c = 0; c < kOutputs; ++c) {
         if (parts > 1)
-          partial[c * kThreads + Block::rank()] = sums[c];
+          partial[c * threads + Block::rank()] = sums[c];
         else if (c0 + c < C)
           write(r, c0 + c, sums[c]);
       }
@@ -38,7 +40,7 @@ __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_
     block.each(rows * width, [&](int64_t at) {
       const int64_t r = at / width, c = at % width;
       Sum sum = 0;
-      for (int64_t p = 0; p < parts; ++p) sum += partial[c * kThreads + p * rows + r];
+      for (int64_t p = 0; p < parts; ++p) sum += partial[c * threads + p * rows + r];
       write(r, c0 + c, sum);
     });
   }
@@ -46,11 +48,10 @@ __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_
 
 // write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes kSide
 // rows times kSide, from all over, so that threads side by side read rows side by side.
-template <typename X, typename Scale, typename F>
-__device__ void multiply_lower(int rows, int inner, X x, Scale scale, F write) {
-  constexpr int kSide = 4;
+template <int kSide, typename X, typename Scale, typename F>
+__device__ void multiply_lower(const Block& block, int rows, int inner, X x, Scale scale, F write) {
   const int step = (rows + kSide - 1) / kSide;
-  for (int tile = Block::rank(); tile < step * (step + 1) / 2; tile += kThreads) {
+  for (int tile = Block::rank(); tile < step * (step + 1) / 2; tile += block.threads) {
     int p = static_cast<int>((sqrt(8.0 * tile + 1) - 1) / 2);
     p += (p + 1) * (p + 2) / 2 <= tile;  // where the root was rounded down
     const int q = tile - p * (p + 1) / 2;

@@ -26,8 +26,8 @@ struct Ridge {
     const double *inverse = memory.inverse, *ridge = task.memory.ridge;
     const bool dual = this->dual();
     const Packed at;
-    multiply_lower(
-        static_cast<int>(unknowns()), static_cast<int>(dual ? task.in.M : task.in.n),
+    multiply_lower<kTileSide>(
+        task.block, static_cast<int>(unknowns()), static_cast<int>(dual ? task.in.M : task.in.n),
         [&](int r, int k) { return dual ? a(r, k) : a(k, r); },
         [&](int k) { return dual ? inverse[k] : 1.0; },
         [&](int r, int k, double sum) {

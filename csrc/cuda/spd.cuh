@@ -23,7 +23,7 @@ __device__ bool factor_spd(const Block& block, double* K, int64_t N, At at) {
     const double pivot = K[at(k, k)];
     if (!(pivot > 0)) return false;
     const double inverse = 1 / pivot;
-    for (int64_t i = k + 1 + Block::warp(); i < N; i += kWarps) {
+    for (int64_t i = k + 1 + Block::warp(); i < N; i += block.warps()) {
       const double scaled = K[at(i, k)] * inverse;
       for (int64_t j = k + 1 + Block::lane(); j <= i; j += kWarp)
         K[at(i, j)] -= scaled * K[at(j, k)];

@@ -47,16 +47,16 @@ struct BlockTask {
   }
 };
 
-// Calls body(t, task, arena, rows) for the tasks of this block, whose samples are not loaded yet:
-// the arena has what is left of the block's memory, and `rows` what is left of the numbers of the
-// task's samples off the chip.
+// Calls body(t, task, arena, rows) for the tasks of this block of so many threads, whose samples
+// are not loaded yet: the arena has what is left of the block's memory, and `rows` what is left of
+// the numbers of the task's samples off the chip.
 template <typename Compute, Kept kept = kCentred, typename Real, typename F>
 __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
-                              TaskNeeds needs, F body) {
+                              TaskNeeds needs, F body, int threads = kThreads) {
   using Task = BlockTask<Compute, Real, kept>;
   extern __shared__ __align__(kAligned) char shared[];
   __shared__ double scratch[kThreads];
-  const Block block{scratch};
+  const Block block{scratch, threads};
   for (int64_t t = blockIdx.x; t < samples.T; t += gridDim.x) {
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;
@@ -175,7 +175,7 @@ __device__ bool load_task(Task& task) {
     return A ? A[i * stride + j] : static_cast<typename Task::Stored>(in.z[i * in.M + j]);
   });
   if (!A || !Task::centres) return true;
-  for (int64_t i = Block::warp(); i < in.n; i += kWarps)
+  for (int64_t i = Block::warp(); i < in.n; i += task.block.warps())
     for (int64_t j = Block::lane(); j < in.M; j += kWarp)
       A[i * stride + j] = task.centred(i, j, A[i * stride + j]);
   Block::sync();
@@ -220,7 +220,7 @@ template <typename Task>
 __device__ void score_all(const Task& task, const typename Task::Compute* W, double* scores) {
   constexpr int outputs = 4;  // that are summed up together
   const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
-  for (int64_t i = Block::warp(); i < n; i += kWarps)
+  for (int64_t i = Block::warp(); i < n; i += task.block.warps())
     for (int64_t c0 = 0; c0 < C; c0 += outputs) {
       double sums[outputs] = {};
 #pragma unroll 1

@@ -9,9 +9,9 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kThreads = 128;                      // of a block
+constexpr int kWarp = 32;
+constexpr int kThreads = 128;                      // of a block, at most
 constexpr int kOutputs = 8;                        // that thin products sum up together
-constexpr int kPartials = kThreads * kOutputs;     // numbers of scratch that they need
 constexpr int64_t kScratchBytes = 8 * kThreads;    // that a block has on the chip besides arrays
 constexpr int64_t kMostSliced = int64_t{1} << 28;  // bytes of what blocks keep off the chip
 
@@ -21,12 +21,16 @@ struct Machine {
   int64_t shared_bytes, blocks, resident;
 };
 
-// A kernel by name, its grid and its shared memory; its blocks have kThreads threads. Those of a
-// cooperative launch run at the same time, and wait for each other.
+// Numbers of scratch that thin products of so many threads need.
+SPARSEDIS_HD constexpr int64_t partials(int64_t threads) { return threads * kOutputs; }
+
+// A kernel by name, its grid and its shared memory. Blocks of a cooperative launch run at the same
+// time, and wait for each other.
 struct Launch {
   const char* kernel;
   int64_t grid, shared_bytes;
   bool cooperative = false;
+  int threads = kThreads;  // of a block
 };
 
 // The memory of the blocks that take tasks.
@@ -45,7 +49,9 @@ struct TaskPlan {
 
   int64_t slices_bytes() const { return slices * blocks.slice_bytes; }
   int64_t workspace_bytes() const { return slices_bytes() + row_bytes; }
-  Launch launch(const char* kernel) const { return {kernel, grid, blocks.shared_bytes}; }
+  Launch launch(const char* kernel, int threads = kThreads) const {
+    return {kernel, grid, blocks.shared_bytes, false, threads};
+  }
   TaskBlocks placed(char* workspace) const {
     TaskBlocks there = blocks;
     there.slices = workspace;

@@ -13,11 +13,12 @@ namespace {
 
 using namespace pybind11::literals;
 
-// (kernel, grid, bytes of shared memory, cooperative) of every launch, in order.
+// (kernel, grid, threads of a block, bytes of shared memory, cooperative) of every launch, in
+// order.
 py::list launches_of(const std::vector<SPARSEDIS_ISA::Launch>& launches) {
   py::list list;
   for (const SPARSEDIS_ISA::Launch& l : launches)
-    list.append(py::make_tuple(l.kernel, l.grid, l.shared_bytes, l.cooperative));
+    list.append(py::make_tuple(l.kernel, l.grid, l.threads, l.shared_bytes, l.cooperative));
   return list;
 }
 

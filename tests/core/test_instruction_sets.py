@@ -37,6 +37,12 @@ for dtype in (torch.float32, torch.float64):
         results |= {f"{name} {kind} adamw": w, f"{name} {kind} moments": first + second}
         sk.prox_sgd_([w], [v], [first], [torch.ones(())], separable, lr=0.1, momentum=0.9)
         results[f"{name} {kind} sgd"] = w
+    z, y = torch.randn(20, 12, 33, dtype=dtype), torch.randn(20, 12, 3, dtype=dtype)
+    ridge = sk.Penalty(ridge=0.1)
+    fit = sk.fit_heads(z.requires_grad_(), y, ridge)
+    results[f"{name} wide weight"] = fit.weight.detach()
+    results[f"{name} wide gradient"] = torch.autograd.grad(fit.weight.square().sum(), z)[0]
+    results[f"{name} one design"] = sk.fit_heads(z[0].detach(), y, ridge).weight
 torch.manual_seed(0)
 z, y = torch.randn(4, 60, 33, dtype=torch.float64), torch.randn(4, 60, 3, dtype=torch.float64)
 for name, p in {

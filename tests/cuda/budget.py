@@ -22,6 +22,7 @@ from tests.tables import Row
 
 TABLE = Path(__file__).with_name("static_budget.csv")
 TARGETS = (80, 86, 89, 90, 100, 120)
+WARP = 32
 REGISTERS, GRANULE = 65536, 256  # of a multiprocessor, and what a warp takes them by
 DTYPES = {"f": "float32", "d": "float64"}
 
@@ -43,15 +44,15 @@ def row_of(entry: str, target: int, report: Any) -> Row:
         "registers": report.registers,
         "stack": report.stack_bytes,
         "spilled": report.spill_store_bytes + report.spill_load_bytes,
-        "blocks": blocks_held(report.registers),
+        "blocks": blocks_held(report.registers, WARP if name.endswith("_warp") else THREADS),
     }
     return {column: str(value) for column, value in row.items()}
 
 
-def blocks_held(registers: int) -> int:
-    """Blocks whose registers a multiprocessor holds."""
-    warp = -(-32 * registers // GRANULE) * GRANULE
-    return REGISTERS // (warp * THREADS // 32)
+def blocks_held(registers: int, threads: int = THREADS) -> int:
+    """Blocks of so many threads whose registers a multiprocessor holds."""
+    warp = -(-WARP * registers // GRANULE) * GRANULE
+    return REGISTERS // (warp * threads // WARP)
 
 
 def read() -> list[Row]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -28,7 +28,7 @@ from tests.ptx.cache import cache_directory, made_once
 from tests.ptx.cuda_compile import NvccNotFoundError, compile_ptx, find_nvcc
 from tests.ptx.execute import LaunchStats
 
-THREADS = 128
+THREADS = 128  # of a block, at most
 NAMESPACE = "sparsedis_executed"
 FLAGS = ("--expt-relaxed-constexpr",)
 # Bytes of shared memory and blocks: little of either, so that blocks take several tasks.
@@ -141,6 +141,15 @@ class Strengths:
         return levels
 
 
+class Planned(NamedTuple):
+    """A launch as the host has planned it."""
+
+    kernel: str
+    grid: int
+    threads: int  # of a block
+    shared: int  # bytes
+
+
 class Executor:
     """Executes jobs; keeps what every launch did.
 
@@ -160,7 +169,7 @@ class Executor:
         self.options = options
         self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
-        self.planned: list[tuple[str, int, int]] = []  # kernel, grid, bytes of shared memory
+        self.planned: list[Planned] = []
 
     def report(self, samples: Samples, strengths: Strengths, weight: Tensor | None) -> Tensor:
         """The kernels of lambda_max (no weight) or duality_gap."""
@@ -218,19 +227,19 @@ class Executor:
         workspace = aligned(job.workspace_bytes())
         parameter = job.parameter(workspace)
         reachable = [a for a in (*arrays, workspace) if a is not None]
-        for name, grid, shared, cooperative in job.launches():
+        for name, grid, threads, shared, cooperative in job.launches():
             sanitize = "thread" if name in self.sanitized else self.sanitize
             checks = {} if sanitize else {"check_shared_init": True}
             kernel = self.kernels.get(name) or kernel_of(name, dtype, self.capability, sanitize)
             (entry,) = kernel.entries
             stats = kernel.launch(
-                entry, [parameter], grid, THREADS, shared, reachable=reachable,
+                entry, [parameter], grid, threads, shared, reachable=reachable,
                 cooperative=cooperative, drop_barrier=self.drop[1] if name == self.drop[0] else 0,
                 **{**checks, **self.options},
             )  # fmt: skip
             assert not stats.warnings
             self.launches.append((name, stats))
-            self.planned.append((name, grid, shared))
+            self.planned.append(Planned(name, grid, threads, shared))
 
 
 def aligned(size: int, to: int = 256) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.cuda.executed import MACHINE, NAMESPACE, executing
+from tests.cuda.executed import MACHINE, NAMESPACE, THREADS, executing
 from tests.cuda.test_coupled_fit import COUPLED
 from tests.cuda.test_heads_backward import assert_agree, gradients, inputs_of, solve
 from tests.cuda.test_heads_report import losses
@@ -62,7 +62,7 @@ def test_blocks_and_their_order_change_no_bit(loss):
     for blocks, seed in ((3, None), (1, 1), (9, 2)):
         with executing(80, (MACHINE[0], blocks), seed=seed) as executor:
             results.append(gradients(NAMESPACE, solution, inputs, names, loss=loss))
-        assert executor.planned[3] == ("adjoint_solve", blocks, 0)
+        assert executor.planned[3] == ("adjoint_solve", blocks, THREADS, 0)
     for other in results[1:]:
         assert all(map(torch.equal, other, results[0]))
 

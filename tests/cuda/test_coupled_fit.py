@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparsedis_kernels as sk
-from tests.cuda.executed import MACHINE, executing
+from tests.cuda.executed import MACHINE, THREADS, executing
 from tests.cuda.test_heads_report import losses, targets
 from tests.problems import HEAD_PENALTIES, LAYOUTS, heads_problem
 
@@ -80,7 +80,7 @@ def test_blocks_and_their_order_change_no_bit(loss):
     for blocks, seed in ((3, None), (1, 1), (9, 2)):
         with executing(80, (MACHINE[0], blocks), seed=seed) as executor:
             kept.append(sk.fit_heads(samples.z, y, penalty, loss=loss, backend="cuda"))
-        assert executor.planned[1] == ("coupled_steps", blocks, 0)
+        assert executor.planned[1] == ("coupled_steps", blocks, THREADS, 0)
     for other in kept[1:]:
         assert torch.equal(other.weight, kept[0].weight)
         assert torch.equal(other.bias, kept[0].bias)

@@ -156,4 +156,4 @@ def test_launches_are_few_and_blocks_take_several_tasks():
     with executing(80, (MACHINE[0], 3)) as executor:
         reports("cuda", samples.z, samples.y, HEAD_PENALTIES["sparse_group"])
         reports("cuda", samples.z, samples.y, HEAD_PENALTIES["nested"])
-    assert [grid for _, grid, _ in executor.planned] == [3, 3, 3, 5, 3, 5, 1, 3, 5, 1]
+    assert [planned.grid for planned in executor.planned] == [3, 3, 3, 5, 3, 5, 1, 3, 5, 1]

@@ -23,7 +23,7 @@ import torch
 import sparsedis_kernels as sk
 from tests import tables
 from tests.cuda import budget
-from tests.cuda.executed import executing
+from tests.cuda.executed import Planned, executing
 from tests.cuda.test_heads_report import targets
 from tests.problems import heads_problem
 from tests.tables import Row
@@ -32,6 +32,7 @@ TABLE = Path(__file__).with_name("work.csv")
 TASKS = 2
 PROCESSOR_BYTES = 228 * 1024  # of shared memory, on sm_90
 SHARED_BYTES = 226 * 1024  # that a block may ask for: 227 KB without its scratch
+MOST_BLOCKS = 32  # of a multiprocessor
 STATIC_BYTES = 2048  # of a block: its scratch, and what the system keeps
 BANDWIDTH, RATES = 3.0e12, {4: 67e12, 8: 34e12}
 
@@ -91,7 +92,7 @@ def measure(case: Case) -> list[Row]:
     steps = [int(k) for k in fitted.n_iter]
     counted = [sum(map(case.counted, steps)), None]
     rows = []
-    for k, ((kernel, stats), (_, _, shared)) in enumerate(
+    for k, ((kernel, stats), planned) in enumerate(
         zip(executor.launches, executor.planned, strict=True)
     ):
         executed = stats.multiplications
@@ -102,8 +103,9 @@ def measure(case: Case) -> list[Row]:
             "case": case.name,
             "kernel": kernel,
             "steps": max(steps) if k == 0 else "",
-            "shared": shared,
-            "blocks": blocks_of(kernel, shared),
+            "threads": planned.threads,
+            "shared": planned.shared,
+            "blocks": blocks_of(planned),
             "bytes": f"{total / moved[k]:.2f}",
             "float32": executed.get(4, 0) // TASKS,
             "float64": executed.get(8, 0) // TASKS,
@@ -114,13 +116,14 @@ def measure(case: Case) -> list[Row]:
     return rows
 
 
-def blocks_of(kernel: str, shared: int) -> int:
+def blocks_of(planned: Planned) -> int:
     """Blocks that a multiprocessor of an H100 holds at a time."""
     (row,) = [
         row for row in budget.read()
-        if (row["kernel"], row["dtype"], row["target"]) == (kernel, "float32", "sm_90")
+        if (row["kernel"], row["dtype"], row["target"]) == (planned.kernel, "float32", "sm_90")
     ]  # fmt: skip
-    return min(int(row["blocks"]), PROCESSOR_BYTES // (shared + STATIC_BYTES))
+    held = budget.blocks_held(int(row["registers"]), planned.threads)
+    return min(held, PROCESSOR_BYTES // (planned.shared + STATIC_BYTES), MOST_BLOCKS)
 
 
 def read() -> list[Row]:
