@@ -10,7 +10,7 @@
 
 SPARSEDIS_BEGIN
 
-// Larger systems, or the samples of as many tasks as lanes, would not stay in the second cache.
+// Larger tasks gain less (1.1 to 1.25 times), and one alone costs as much as a vector of them.
 constexpr int64_t kLaneUnknowns = 64, kLaneBytes = 32 << 10;  // of a task
 constexpr int64_t kLaneBlock = 32;  // rows that Gram matrices are summed over at once
 
@@ -51,9 +51,8 @@ struct RidgeLanes {
     M = task[0]->M, dual = n <= M;
     matrix.shape(dual ? n : M), sides.shape(matrix.ld, C), ldr = padded<Real>(matrix.N);
     std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
-    for (int64_t t = 0; t < kLanes; ++t) {
+    for (int64_t t = 0; t < kLanes; ++t)
       right[t] = t < count ? room[t].reserve(C * ldr) : right[0];
-    }
   }
 
   // Every task's sample i, or zeros.
