@@ -103,7 +103,7 @@ inline void load_lane_targets(const Task<Real>& task, int64_t C, F y, LaneHeads<
 template <typename Real>
 inline void pull_lanes(const Task<Real>& task, const Lanes<Real>* from, int64_t C,
                        Lanes<Real>* to) {
-  for_each_rows(C, [&](int64_t c, auto count) {
+  for_each_sides(C, [&](int64_t c, auto count) {
     LaneTile<decltype(count)::value, Real> sum;
     for (int64_t j = 0; j < task.M; j += kLaneRows) {
       sum.clear();

@@ -226,6 +226,15 @@ struct LaneSides {
   int64_t size() const { return ld * C * Simd<Real>::kLanes; }
 };
 
+// Calls body(first, count) for five right sides at a time, then for two, then for the last.
+template <typename F>
+inline void for_each_sides(int64_t C, F body) {
+  int64_t c = 0;
+  for (; C - c >= 5; c += 5) body(c, std::integral_constant<int, 5>());
+  for (; C - c >= 2; c += 2) body(c, std::integral_constant<int, 2>());
+  if (c < C) body(c, std::integral_constant<int, 1>());
+}
+
 // K = X'X for X (count, ld), or K + X'X, unless these are the `first` rows.
 template <typename Real>
 inline void gram_lanes(const Lanes<Real>* X, int64_t count, bool first,
@@ -296,7 +305,7 @@ template <typename Real, bool shared>
 inline void solve_lanes(const LaneMatrix<Real, shared>& s, LaneSides<Real>& sides) {
   const auto* K = s.K.get();
   const int64_t ld = s.ld, C = sides.C;
-  for_each_rows(C, [&](int64_t first, auto count) {
+  for_each_sides(C, [&](int64_t first, auto count) {
     using Tile = LaneTile<decltype(count)::value, Real>;
     Lanes<Real>* e = sides.e.get() + first;
     // Rows i.. less what U's rows or columns take from them, for unknowns [begin, end).
@@ -329,7 +338,7 @@ inline void multiply_lanes(const LaneMatrix<Real, shared>& s, const Lanes<Real>*
   constexpr int64_t lanes = Simd<Real>::kLanes, part = Simd<Sum>::kLanes;
   const auto* K = s.K.get();
   const int64_t ld = s.ld;
-  for_each_rows(C, [&](int64_t first, auto count) {
+  for_each_sides(C, [&](int64_t first, auto count) {
     LaneTile<decltype(count)::value, Sum> sum;
     for (int64_t i = 0; i < ld; i += kLaneRows)
       for (int64_t from = 0; from < lanes; from += part) {

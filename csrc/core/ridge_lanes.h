@@ -51,8 +51,7 @@ struct RidgeLanes {
     M = task[0]->M, dual = n <= M;
     matrix.shape(dual ? n : M), sides.shape(matrix.ld, C), ldr = padded<Real>(matrix.N);
     std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
-    for (int64_t t = 0; t < kLanes; ++t)
-      right[t] = t < count ? room[t].reserve(C * ldr) : right[0];
+    for (int64_t t = 0; t < kLanes; ++t) right[t] = t < count ? room[t].reserve(C * ldr) : right[0];
   }
 
   // Every task's sample i, or zeros.
@@ -92,7 +91,7 @@ inline void load_primal(RidgeLanes<Real>& g) {
 template <typename Real>
 inline void add_right_sides(const Lanes<Real>* X, const Lanes<Real>* Y, int64_t count, bool first,
                             int64_t outputs, LaneSides<Real>& s) {
-  for_each_rows(outputs, [&](int64_t c, auto columns) {
+  for_each_sides(outputs, [&](int64_t c, auto columns) {
     for (int64_t i = 0; i < s.ld; i += kLaneRows) {
       Lanes<Real>* to = s.rhs.get() + (i + 1) * s.C - outputs + c;
       LaneTile<decltype(columns)::value, Real> sum, before;

@@ -4,14 +4,14 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_ADJOINTS(DO)           \
-  DO(CoupledBackwardJob, adjoint_load)   \
-  DO(CoupledBackwardJob, adjoint_norms)  \
-  DO(CoupledBackwardJob, adjoint_start)  \
-  DO(CoupledBackwardJob, adjoint_solve)  \
-  DO(CoupledBackwardJob, adjoint_write)  \
-  DO(CoupledBackwardJob, adjoint_shared) \
-  DO(CoupledBackwardJob, adjoint_sums)
+#define SPARSEDIS_ADJOINTS(DO)              \
+  DO(CoupledBackwardJob, adjoint_load, 1)   \
+  DO(CoupledBackwardJob, adjoint_norms, 1)  \
+  DO(CoupledBackwardJob, adjoint_start, 1)  \
+  DO(CoupledBackwardJob, adjoint_solve, 1)  \
+  DO(CoupledBackwardJob, adjoint_write, 1)  \
+  DO(CoupledBackwardJob, adjoint_shared, 1) \
+  DO(CoupledBackwardJob, adjoint_sums, 1)
 
 SPARSEDIS_KERNELS(CoupledBackwardJob, SPARSEDIS_ADJOINTS)
 

@@ -4,10 +4,10 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_COUPLED_FITS(DO) \
-  DO(CoupledFitJob, coupled_start) \
-  DO(CoupledFitJob, coupled_steps) \
-  DO(CoupledFitJob, coupled_write)
+#define SPARSEDIS_COUPLED_FITS(DO)    \
+  DO(CoupledFitJob, coupled_start, 1) \
+  DO(CoupledFitJob, coupled_steps, 1) \
+  DO(CoupledFitJob, coupled_write, 1)
 
 SPARSEDIS_KERNELS(CoupledFitJob, SPARSEDIS_COUPLED_FITS)
 

@@ -33,6 +33,7 @@ struct FitJob {
   HeadsArgs<Real> args;
   TaskBlocks blocks;
   int64_t unknowns;  // of ridge's systems, at most
+  int threads;       // of a block
 
   SPARSEDIS_HD TaskNeeds needs() const { return {true, true, true}; }
   void place(const TaskBlocks& there, char*) { blocks = there; }
@@ -57,8 +58,8 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
     return task.on_chip() && memory.image != nullptr;
   };
   const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
-  const char* kernel = threads == kWarp ? "fit_ridge_warp" : (ridge ? "fit_ridge" : "fit_proximal");
-  return {{args, {}, unknowns}, tasks, 0, {tasks.launch(kernel, threads)}};
+  const char* kernel = ridge ? "fit_ridge" : "fit_proximal";
+  return {{args, {}, unknowns, threads}, tasks, 0, {tasks.launch(kernel, threads)}};
 }
 
 SPARSEDIS_END

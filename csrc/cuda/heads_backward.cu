@@ -4,9 +4,9 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_GRADIENTS(DO)       \
-  DO(BackwardJob, fit_heads_backward) \
-  DO(BackwardJob, add_sums)
+#define SPARSEDIS_GRADIENTS(DO)          \
+  DO(BackwardJob, fit_heads_backward, 1) \
+  DO(BackwardJob, add_sums, 1)
 
 SPARSEDIS_KERNELS(BackwardJob, SPARSEDIS_GRADIENTS)
 

@@ -4,10 +4,9 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_FITS(DO)   \
-  DO(FitJob, fit_ridge)      \
-  DO(FitJob, fit_ridge_warp) \
-  DO(FitJob, fit_proximal)
+#define SPARSEDIS_FITS(DO) \
+  DO(FitJob, fit_ridge, 3) \
+  DO(FitJob, fit_proximal, 1)
 
 SPARSEDIS_KERNELS(FitJob, SPARSEDIS_FITS)
 

@@ -13,15 +13,15 @@ SPARSEDIS_BEGIN
 
 // ---- ridge
 
-template <int threads, typename Real>
-__device__ void fit_ridge_by(const FitJob<Real>& job) {
+template <typename Real>
+__device__ void fit_ridge(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
   for_each_task<Real>(
       a.samples, job.blocks, job.needs(),
       [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
         const HeadResult<Real> out = result_of(a, t);
-        double* partial = arena.take<double>(partials(threads));
+        double* partial = arena.take<double>(partials(job.threads));
         const RidgeMemory memory(arena, partial, job.unknowns, task.in.M, task.in.C);
         if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
           return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
@@ -36,16 +36,7 @@ __device__ void fit_ridge_by(const FitJob<Real>& job) {
         const double gap = zero > 0 ? gap_at(task, a.penalty.nonneg) / zero : 0.0;
         write_head(task, out, gap, a.tol, 1);
       },
-      threads);
-}
-
-template <typename Real>
-__device__ void fit_ridge(const FitJob<Real>& job) {
-  fit_ridge_by<kThreads>(job);
-}
-template <typename Real>
-__device__ void fit_ridge_warp(const FitJob<Real>& job) {
-  fit_ridge_by<kWarp>(job);
+      job.threads);
 }
 
 // ---- accelerated proximal gradient

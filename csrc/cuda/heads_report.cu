@@ -4,15 +4,15 @@
 
 SPARSEDIS_BEGIN
 
-#define SPARSEDIS_REPORTS(DO)    \
-  DO(ReportJob, lambda_max)      \
-  DO(ReportJob, duality_gap)     \
-  DO(ReportJob, coupled_pull)    \
-  DO(ReportJob, feature_stretch) \
-  DO(ReportJob, coupled_loss)    \
-  DO(ReportJob, feature_value)   \
-  DO(ReportJob, coupled_gap)     \
-  DO(ReportJob, coupled_lambda_max)
+#define SPARSEDIS_REPORTS(DO)       \
+  DO(ReportJob, lambda_max, 1)      \
+  DO(ReportJob, duality_gap, 1)     \
+  DO(ReportJob, coupled_pull, 1)    \
+  DO(ReportJob, feature_stretch, 1) \
+  DO(ReportJob, coupled_loss, 1)    \
+  DO(ReportJob, feature_value, 1)   \
+  DO(ReportJob, coupled_gap, 1)     \
+  DO(ReportJob, coupled_lambda_max, 1)
 
 SPARSEDIS_KERNELS(ReportJob, SPARSEDIS_REPORTS)
 

@@ -57,15 +57,16 @@ void launch_named(const char* op, const Plan<Job>& plan, const Named<Job> (&know
     enqueue(op, one, find(known, one.kernel), plan.job, static_cast<cudaStream_t>(stream));
 }
 
-// Kernels of one job for both dtypes, and what launches them: KERNELS(DO) calls DO(name) for each.
-#define SPARSEDIS_KERNEL(Job, name)                                             \
-  template <typename Real>                                                      \
-  __global__ void __launch_bounds__(kThreads, 1) name##_kernel(Job<Real> job) { \
-    name(job);                                                                  \
-  }                                                                             \
-  template __global__ void name##_kernel<float>(Job<float>);                    \
+// Kernels of one job for both dtypes, and what launches them: KERNELS(DO) calls DO(Job, name, held)
+// for each, of which a multiprocessor's registers are to hold so many blocks.
+#define SPARSEDIS_KERNEL(Job, name, held)                                          \
+  template <typename Real>                                                         \
+  __global__ void __launch_bounds__(kThreads, held) name##_kernel(Job<Real> job) { \
+    name(job);                                                                     \
+  }                                                                                \
+  template __global__ void name##_kernel<float>(Job<float>);                       \
   template __global__ void name##_kernel<double>(Job<double>);
-#define SPARSEDIS_NAMED(Job, name) {#name, name##_kernel<Real>},
+#define SPARSEDIS_NAMED(Job, name, held) {#name, name##_kernel<Real>},
 #define SPARSEDIS_LAUNCH(Job, KERNELS, Real_)                                       \
   template <>                                                                       \
   void launch<Job<Real_>>(const char* op, const Plan<Job<Real_>>& plan, int device, \

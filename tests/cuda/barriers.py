@@ -108,15 +108,8 @@ class Op:
     kinds: tuple[str, ...]
     losses: tuple[str, ...] = tuple(LOSSES)
     samples: Callable[..., Samples] = heads_problem
-    sizes: tuple[tuple[int, int, int, int], ...] = SIZES
-    many: tuple[int, int, int] = MANY_OUTPUTS
 
 
-# Too large for a warp.
-LARGE = {
-    "sizes": ((33, 30, 3, MACHINE[0]), (20, 70, 9, MACHINE[0]), (33, 30, 3, 0)),
-    "many": (4, 70, 65),
-}
 OPS = {
     "lambda_max": Op(report_at_zero, ("sparse_group_ridge",)),
     "duality_gap": Op(report, ("sparse_group_ridge",)),
@@ -126,8 +119,7 @@ OPS = {
     "feature_value": Op(report, ("nested_ridge",)),
     "coupled_gap": Op(report, ("nested_ridge",)),
     "coupled_lambda_max": Op(report_at_zero, ("nested_ridge",)),
-    "fit_ridge": Op(fit, ("ridge",), ("squared",), **LARGE),
-    "fit_ridge_warp": Op(fit, ("ridge",), ("squared",)),
+    "fit_ridge": Op(fit, ("ridge",), ("squared",)),
     "fit_proximal": Op(fit, ("sparse_group_ridge",)),
     "fit_heads_backward": Op(backward, ("sparse_group_ridge", "ridge"), samples=one_design),
     "add_sums": Op(backward, ("sparse_group_ridge",), samples=one_design),
@@ -146,7 +138,7 @@ OPS = {
 
 def common(op: Op) -> Iterator[Problem]:
     """Problems of every size, loss and kind of penalty."""
-    for n, M, C, shared_bytes in op.sizes:
+    for n, M, C, shared_bytes in SIZES:
         samples = op.samples(TASKS, n, M, C)
         for loss, kind in product(op.losses, op.kinds):
             yield Problem(samples, loss, kind, shared_bytes)
@@ -154,7 +146,7 @@ def common(op: Op) -> Iterator[Problem]:
 
 def special(op: Op) -> Iterator[Problem]:
     """Problems of many outputs, of odd tasks, and of those without an intercept."""
-    many, odd = op.samples(TASKS, *op.many), odd_samples(op)
+    many, odd = op.samples(TASKS, *MANY_OUTPUTS), odd_samples(op)
     for loss, kind in product(op.losses, op.kinds):
         yield Problem(many, loss, kind, MACHINE[0])
         for fit_intercept in (True, False):
@@ -165,7 +157,7 @@ def odd_samples(op: Op) -> Samples:
     """A task that is not finite, one without weight, one without targets; if tasks have designs of
     their own, one whose matrix rounding makes indefinite, too.
     """
-    n, M, C, _ = op.sizes[0]
+    n, M, C, _ = SIZES[0]
     samples = op.samples(TASKS + 1, n, M, C)
     samples.y[0, 0, 0] = torch.nan
     samples.y[2] = 0

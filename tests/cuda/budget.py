@@ -44,7 +44,7 @@ def row_of(entry: str, target: int, report: Any) -> Row:
         "registers": report.registers,
         "stack": report.stack_bytes,
         "spilled": report.spill_store_bytes + report.spill_load_bytes,
-        "blocks": blocks_held(report.registers, WARP if name.endswith("_warp") else THREADS),
+        "blocks": blocks_held(report.registers),
     }
     return {column: str(value) for column, value in row.items()}
 

@@ -157,9 +157,7 @@ def test_no_threads_race(kind, loss):
     with executing(80, sanitize="thread") as executor:
         sk.fit_heads(samples.z, y, penalty, loss=loss, max_iter=20, on_error="flag", backend="cuda")
     ridge = kind == "ridge" and loss == "squared"
-    assert [name for name, _ in executor.launches] == [
-        "fit_ridge_warp" if ridge else "fit_proximal"
-    ]
+    assert [name for name, _ in executor.launches] == ["fit_ridge" if ridge else "fit_proximal"]
 
 
 @losses
