@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-TASKS, SAMPLES, FEATURES, OUTPUTS = 4, 50, 64, 5
+TASKS, SAMPLES, FEATURES, OUTPUTS = 16, 50, 64, 5  # tasks for all lanes of a vector
 SHARE = np.float32(0.1)  # of lambda_max
 MOVE = np.float32(0.01)  # of the features, before a warm start
 MULTINOMIAL = 1
