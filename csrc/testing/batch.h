@@ -241,22 +241,26 @@ py::dict fit_heads_backward(const Array<Real>& z, const Array<Real>& y, const py
   const auto like = [](const Array<Real>& a) {
     return make<Real>(Shape(a.shape(), a.shape() + a.ndim()));
   };
-  Array<Real> grad_z = like(z), grad_y = like(y), l1 = make<Real>({s.T, s.M}),
-              group = make<Real>({s.T, s.M}), shared = make<Real>({s.M}),
-              ridge = make<Real>({s.T, s.M});
+  // Of the levels that there are: others would keep ridge from the gradient of its own.
+  const auto level = [&](const char* name, const Shape& shape) {
+    return levels.contains(name) ? Maybe<Real>(make<Real>(shape)) : std::nullopt;
+  };
+  Array<Real> grad_z = like(z), grad_y = like(y);
+  Maybe<Real> l1 = level("l1", {s.T, s.M}), group = level("group", {s.T, s.M}),
+              shared = level("shared", {s.M}), ridge = level("ridge", {s.T, s.M});
   Maybe<Real> grad_sample = sample_weight ? Maybe<Real>(like(*sample_weight)) : std::nullopt;
-  const bool coupled = levels.contains("shared");
-  table<Real>().fit_heads_backward(
-      {s, penalty<Real>(levels), weight.data(), grad_weight.data(), grad_bias.data(),
-       grad_z.mutable_data(), grad_y.mutable_data(),
-       grad_sample ? grad_sample->mutable_data() : nullptr, l1.mutable_data(), group.mutable_data(),
-       coupled ? shared.mutable_data() : nullptr, ridge.mutable_data()},
-      run);
+  const auto at = [](Maybe<Real>& grad) { return grad ? grad->mutable_data() : nullptr; };
+  table<Real>().fit_heads_backward({s, penalty<Real>(levels), weight.data(), grad_weight.data(),
+                                    grad_bias.data(), grad_z.mutable_data(), grad_y.mutable_data(),
+                                    at(grad_sample), at(l1), at(group), at(shared), at(ridge)},
+                                   run);
   py::dict grads;
-  grads["z"] = grad_z, grads["y"] = grad_y, grads["l1"] = l1, grads["group"] = group;
-  grads["ridge"] = ridge;
-  if (grad_sample) grads["sample_weight"] = *grad_sample;
-  if (coupled) grads["shared"] = shared;
+  grads["z"] = grad_z, grads["y"] = grad_y;
+  const auto give = [&](const char* name, const Maybe<Real>& grad) {
+    if (grad) grads[name] = *grad;
+  };
+  give("l1", l1), give("group", group), give("shared", shared), give("ridge", ridge);
+  give("sample_weight", grad_sample);
   return grads;
 }
 
