@@ -2,7 +2,7 @@
 //
 // With U = (A'A + D)^-1 G, G = grad_weight - zbar grad_bias', R = B - A W and V = A U, all rows of
 // outputs: grad_z_i = sqrt(p_i) R_i U - (sqrt(p_i) V_i + p_i grad_bias) W, grad_y_i = sqrt(p_i) V_i
-// + p_i grad_bias, grad_ridge_j = -<W_j, U_j>. With fewer samples than features R and V come from
+// + p_i grad_bias, grad_ridge_j = -<W_j, U_j>. With no more samples than features R and V come from
 // the n x n system itself, K = A D^-1 A' + I: K R = B and K V = A D^-1 G, where differences of
 // products would cancel under a small ridge.
 #pragma once

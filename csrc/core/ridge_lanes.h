@@ -20,7 +20,7 @@ constexpr bool fits_lanes(int64_t n, int64_t M) {
          n * M * static_cast<int64_t>(sizeof(Real)) <= kLaneBytes;
 }
 
-// Tasks of as many features each, all with fewer samples than features (`dual`) or none of them,
+// Tasks of as many features each, all with no more samples than features (`dual`) or none of them,
 // and their systems.
 template <typename Real>
 struct RidgeLanes {

@@ -26,7 +26,7 @@ struct LaneGroup {
   RidgeLanes<Real> lanes;
   Alone alone;
 
-  // Calls body(tasks, works, number) for the ready tasks with at least as many samples as features,
+  // Calls body(tasks, works, number) for the ready tasks with more samples than features,
   // and for the others.
   template <typename F>
   void for_each_side(const SamplesArgs<Real>& s, const bool* ready, F body) {
@@ -78,7 +78,7 @@ struct RidgeFitWork {
 template <typename Real>
 using RidgeFitGroup = LaneGroup<Real, RidgeFitWork<Real>, HeadWork<Real>>;
 
-// Fits tasks whose work is loaded, all with fewer samples than features or none of them.
+// Fits tasks whose work is loaded, all with more samples than features or none of them.
 template <typename Real>
 void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, RidgeFitWork<Real>** works,
                     int64_t count, RidgeFitGroup<Real>& group) {
