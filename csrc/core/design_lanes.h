@@ -38,7 +38,7 @@ inline bool load_lane_design(const TaskInput<Real>& in, const PenaltyArgs<Real>&
                              LaneDesign<Real>& design) {
   Task<Real>& task = design.task;
   if (!load_design(in, task) || !load_penalty(penalty, 0, task) || task.empty()) return false;
-  design.dual = in.n <= in.M;
+  design.dual = takes_samples(in.n, in.M);
   SpdSystem<Real> system;
   system.shape(design.dual ? in.n : in.M, 1);
   if (design.dual) {

@@ -469,7 +469,7 @@ inline bool fit_ridge_backward(const TaskInput<Real>& in, const PenaltyArgs<Real
                                RidgeBackwardWork<Real>& work) {
   const RidgeGradient rest = load_ridge_gradient(in, penalty, t, out, work);
   if (rest != RidgeGradient::kSystem) return rest == RidgeGradient::kWritten;
-  in.n > in.M ? solve_primal_adjoint(work) : solve_dual_adjoint(work);
+  takes_samples(in.n, in.M) ? solve_dual_adjoint(work) : solve_primal_adjoint(work);
   if (!is_trusted(work.system)) return false;
   write_ridge_gradients(static_cast<Real>(penalty.ridge.scale), out, work);
   return true;

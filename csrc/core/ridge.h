@@ -8,6 +8,9 @@ SPARSEDIS_BEGIN
 
 constexpr int kRefinements = 5;
 
+// Whether the system is that of samples: of features as many or more are left to it.
+constexpr bool takes_samples(int64_t n, int64_t M) { return n <= M; }
+
 // A symmetric positive definite system of N unknowns and C right sides.
 template <typename Real>
 struct SpdSystem {
@@ -207,7 +210,8 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
 template <typename Real>
 inline double solve_ridge(Task<Real>& task, SpdSystem<Real>& s, double tol, Real* W,
                           int64_t* steps) {
-  const auto solve = task.n > task.M ? solve_ridge_primal<Real> : solve_ridge_dual<Real>;
+  const auto solve =
+      takes_samples(task.n, task.M) ? solve_ridge_dual<Real> : solve_ridge_primal<Real>;
   const double zero = 0.5 * task.target2;
   return solve(task, s, tol * zero, W, steps) / zero;
 }

@@ -48,7 +48,7 @@ struct RidgeLanes {
       task[t] = &works[t < count ? t : 0]->task;
       n = std::max(n, task[t]->n);
     }
-    M = task[0]->M, dual = n <= M;
+    M = task[0]->M, dual = takes_samples(n, M);
     matrix.shape(dual ? n : M), sides.shape(matrix.ld, C), ldr = padded<Real>(matrix.N);
     std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
     for (int64_t t = 0; t < kLanes; ++t) right[t] = t < count ? room[t].reserve(C * ldr) : right[0];

@@ -23,8 +23,9 @@ class Common {
     const SamplesArgs<Real>& s = a.samples;
     design.same = s.one_design && !(s.sample_weight && s.weight_per_task);
     design.one_ridge = !a.penalty.ridge.data || a.penalty.ridge.task_stride == 0;
+    const bool ridge = s.loss == kSquared && only_ridge(a.penalty);
     Task<Real> task;
-    if (!design.same || s.T == 0 || s.n == 0 || !load_design(task_input(s, 0), task) ||
+    if (!design.same || ridge || s.T == 0 || s.n == 0 || !load_design(task_input(s, 0), task) ||
         !load_penalty(a.penalty, 0, task) || (s.loss == kSquared && !task.sparse))
       return;
     design.gram = gram_.reserve((s.M + Simd<Real>::kTile) * task.ld);

@@ -26,19 +26,21 @@ struct LaneGroup {
   RidgeLanes<Real> lanes;
   Alone alone;
 
-  // Calls body(tasks, works, number) for the ready tasks with more samples than features,
-  // and for the others.
-  template <typename F>
-  void for_each_side(const SamplesArgs<Real>& s, const bool* ready, F body) {
+  // Calls load(t, work) for every task, which says whether its system is left to solve, then
+  // solve(tasks, works, number) for those with the system of features, and for those of samples.
+  template <typename Load, typename Solve>
+  void run(const SamplesArgs<Real>& s, Load load, Solve solve) {
+    bool ready[kLanes];
+    for (int64_t k = 0; k < count; ++k) ready[k] = load(task[k], work[k]);
     for (const bool dual : {false, true}) {
       int64_t tasks[kLanes], number = 0;
       Work* works[kLanes];
       for (int64_t k = 0; k < count; ++k) {
         const TaskInput<Real> in = task_input(s, task[k]);
-        if (!ready[k] || (in.n <= in.M) != dual) continue;
+        if (!ready[k] || takes_samples(in.n, in.M) != dual) continue;
         tasks[number] = task[k], works[number++] = &work[k];
       }
-      if (number > 0) body(tasks, works, number);
+      if (number > 0) solve(tasks, works, number);
     }
   }
 };
@@ -78,7 +80,7 @@ struct RidgeFitWork {
 template <typename Real>
 using RidgeFitGroup = LaneGroup<Real, RidgeFitWork<Real>, HeadWork<Real>>;
 
-// Fits tasks whose work is loaded, all with more samples than features or none of them.
+// Fits tasks whose work is loaded, all with the system of samples or none of them.
 template <typename Real>
 void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, RidgeFitWork<Real>** works,
                     int64_t count, RidgeFitGroup<Real>& group) {
@@ -107,15 +109,15 @@ template <typename Real>
 void fit_ridge_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
   using Group = RidgeFitGroup<Real>;
   for_each_group<Group>(run, a.samples, size, [&](Group& group) {
-    bool ready[Group::kLanes];
-    for (int64_t k = 0; k < group.count; ++k) {
-      const TaskInput<Real> in = task_input(a.samples, group.task[k]);
-      Task<Real>& task = group.work[k].task;
-      ready[k] = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
-                 load_fit(a, group.task[k], task) && !task.empty() && task.target2 > 0;
-      if (!ready[k]) fit_head(a, group.task[k], SharedDesign<Real>(), group.alone);
-    }
-    group.for_each_side(a.samples, ready, [&](auto* tasks, auto** works, int64_t count) {
+    const auto load = [&](int64_t t, RidgeFitWork<Real>& work) {
+      const TaskInput<Real> in = task_input(a.samples, t);
+      Task<Real>& task = work.task;
+      const bool ready = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
+                         load_fit(a, t, task) && !task.empty() && task.target2 > 0;
+      if (!ready) fit_head(a, t, SharedDesign<Real>(), group.alone);
+      return ready;
+    };
+    group.run(a.samples, load, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side(a, tasks, works, count, group);
     });
   });
@@ -176,7 +178,7 @@ void fit_ridge_side_backward(const HeadsBackwardArgs<Real>& a, const int64_t* ta
                              RidgeBackwardWork<Real>** works, int64_t count,
                              RidgeBackwardGroup<Real>& group) {
   RidgeLanes<Real>& g = group.lanes;
-  const bool dual = works[0]->task.n <= works[0]->task.M;
+  const bool dual = takes_samples(works[0]->task.n, works[0]->task.M);
   g.take(works, count, (dual ? 2 : 1) * a.samples.C);
   dual ? solve_dual_adjoint(works, g) : solve_primal_adjoint(works, g);
   for (int64_t i = 0; i < count; ++i) {
@@ -192,18 +194,16 @@ template <typename Real>
 void fit_ridge_lanes_backward(const HeadsBackwardArgs<Real>& a, int64_t size, ParallelFor run) {
   using Group = RidgeBackwardGroup<Real>;
   for_each_group<Group>(run, a.samples, size, [&](Group& group) {
-    bool ready[Group::kLanes];
-    for (int64_t k = 0; k < group.count; ++k) {
-      const int64_t t = group.task[k];
+    const auto load = [&](int64_t t, RidgeBackwardWork<Real>& work) {
       const TaskInput<Real> in = task_input(a.samples, t);
       const HeadGradient<Real> out = head_gradient(a, t);
-      RidgeGradient rest = RidgeGradient::kAnyHeads;
-      if (fits_lanes<Real>(in.n, in.M))
-        rest = load_ridge_gradient(in, a.penalty, t, out, group.work[k]);
-      ready[k] = rest == RidgeGradient::kSystem;
+      const RidgeGradient rest = fits_lanes<Real>(in.n, in.M)
+                                     ? load_ridge_gradient(in, a.penalty, t, out, work)
+                                     : RidgeGradient::kAnyHeads;
       if (rest == RidgeGradient::kAnyHeads) fit_head_backward(in, a.penalty, t, out, group.alone);
-    }
-    group.for_each_side(a.samples, ready, [&](auto* tasks, auto** works, int64_t count) {
+      return rest == RidgeGradient::kSystem;
+    };
+    group.run(a.samples, load, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side_backward(a, tasks, works, count, group);
     });
   });
