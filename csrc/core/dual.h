@@ -6,6 +6,10 @@
 
 SPARSEDIS_BEGIN
 
+// A gap without what rounding puts below zero. One that is not a number stays so: it certifies
+// nothing, and std::max would take it for zero.
+inline double at_least_zero(double gap) { return gap < 0 ? 0.0 : gap; }
+
 // Strengths of one task, one number per feature and zeros up to a whole tile.
 template <typename Real>
 struct TaskPenalty {
@@ -99,7 +103,7 @@ inline double duality_gap(const TaskPenalty<Real>& p, const GapParts& parts, Los
       const double excess = std::max(0.0, s * norm - scale * p.group[j]);
       conjugate += excess * excess / (2 * p.ridge[j]);
     });
-  return std::max(0.0, loss_of(s) + parts.penalty + conjugate - s * parts.correlation);
+  return at_least_zero(loss_of(s) + parts.penalty + conjugate - s * parts.correlation);
 }
 
 // The squared loss's divergence, from ||R||^2.

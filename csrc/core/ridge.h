@@ -199,7 +199,7 @@ inline double solve_ridge_dual(Task<Real>& task, SpdSystem<Real>& s, double targ
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = c * s.ld; i < c * s.ld + n; ++i)
         sum += static_cast<double>(e[i]) * (static_cast<double>(Ke[i]) - e[i]);
-    return sum < 0 ? 0.0 : 0.5 * sum;  // NaN stays NaN
+    return at_least_zero(0.5 * sum);
   };
   const double reached = solve_system(s, target, gap, steps);
   write_dual_heads(task, s.x.get(), s.ld, W);

@@ -224,7 +224,7 @@ inline void add_dual_gap(const LaneMatrix<Real, shared>& matrix, const Real* e, 
 #pragma omp simd
     for (int64_t t = 0; t < lanes; ++t)
       gap[t] += 0.5 * e[i + t] * (static_cast<double>(image[i + t]) - e[i + t]);
-  for (int64_t t = 0; t < lanes; ++t) gap[t] = gap[t] < 0 ? 0.0 : gap[t];  // NaN stays NaN
+  for (int64_t t = 0; t < lanes; ++t) gap[t] = at_least_zero(gap[t]);
 }
 
 // Solves as `solve_ridge_primal` does: the heads are in `right`.

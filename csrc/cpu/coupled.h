@@ -207,7 +207,7 @@ double coupled_gap(const Coupled<Real>& state) {
     return feature_conjugate(state.column(state.g.get(), m), scale, b);
   });
   const double loss = coupled_divergence(state, scale);
-  return std::max(0.0, loss + penalty + conjugate - scale * correlation) / zero;
+  return at_least_zero(loss + penalty + conjugate - scale * correlation) / zero;
 }
 
 // The centred columns [m0, m0 + width) of one task, (n, block).

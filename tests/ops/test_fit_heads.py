@@ -615,6 +615,18 @@ def test_trap_ill_conditioned_backward():
     assert check_gradient(samples, penalty, True, seed=0)
 
 
+@pytest.mark.parametrize("kind", ["ridge", "lasso", "group", "shared"])
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e18), (F64, 1e150)])
+def test_weights_that_are_not_finite_have_not_converged(kind, dtype, scale):
+    """Of samples whose squares are, nearly, beyond the range."""
+    z, y = scale * torch.randn(3, 12, 20, dtype=dtype), torch.randn(3, 12, 2, dtype=dtype)
+    penalty = sk.Penalty(**{{"lasso": "l1"}.get(kind, kind): 0.1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        out = sk.fit_heads(z, y, penalty, on_error="flag", max_iter=100, backend="cpu")
+    assert out.weight[out.converged].isfinite().all()
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 Z, Y = torch.randn(3, 8, 4), torch.randn(3, 8, 2)
