@@ -43,6 +43,25 @@ def ragged(counts: list[int], M: int, C: int) -> Samples:
     return Samples(dense.z[0], dense.y[0], offsets)
 
 
+# Tasks that lanes take: either side is the smaller one; one task has no sample, and one too many to
+# go with the others.
+UNEVEN_FEATURES = 20
+UNEVEN_COUNTS = [*range(41), 500, 21, 20, 19, 3, 3, 90]
+NAN_TASK, CONSTANT_TASK, WEIGHTLESS_TASK = 7, 11, 45
+
+
+def uneven_tasks(C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z, y, weights and offsets of tasks among which some are no problem at all."""
+    torch.manual_seed(C)
+    samples = ragged(UNEVEN_COUNTS, UNEVEN_FEATURES, C)
+    weight = torch.rand(sum(UNEVEN_COUNTS), dtype=torch.float64) + 0.1
+    begin = samples.offsets.tolist()
+    samples.z[begin[NAN_TASK], 3] = torch.nan
+    samples.y[begin[CONSTANT_TASK] : begin[CONSTANT_TASK + 1]] = 2.0
+    weight[begin[WEIGHTLESS_TASK] : begin[WEIGHTLESS_TASK + 1]] = 0.0
+    return samples.z.to(dtype), samples.y.to(dtype), weight.to(dtype), samples.offsets
+
+
 def one_design(T: int, n: int, M: int, C: int) -> Samples:
     """One design for all tasks."""
     dense = heads_problem(1, n, M, T * C)

@@ -39,13 +39,6 @@ struct Eight {
     out = SPARSEDIS_SHUFFLE(Mask, x, x, j, j, j, j, j, j, j, j);
   }
 
-  static void root(const Vector& x, Vector& out) {
-    out = x;
-    Real* roots = reinterpret_cast<Real*>(&out);
-#pragma omp simd
-    for (int i = 0; i < 8; ++i) roots[i] = std::sqrt(roots[i]);
-  }
-
   static bool any(const Mask& mask) {
     Index some = 0;
 #pragma omp simd reduction(| : some)
@@ -94,6 +87,15 @@ struct Eight {
     }
   }
 };
+
+// The roots of all entries.
+template <typename Vector>
+inline void take_root(Vector& x) {
+  using Real = std::decay_t<decltype(x[0])>;
+  Real* roots = reinterpret_cast<Real*>(&x);
+#pragma omp simd
+  for (size_t i = 0; i < sizeof(Vector) / sizeof(Real); ++i) roots[i] = std::sqrt(roots[i]);
+}
 
 // |x|, by its bits: a comparison would take three instructions.
 template <typename Vector>

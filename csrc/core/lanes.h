@@ -9,7 +9,7 @@
 
 #include <utility>
 
-#include "dense.h"
+#include "eight.h"
 
 SPARSEDIS_BEGIN
 
@@ -116,6 +116,12 @@ struct LaneTile {
     for (int r = 0; r < kLaneRows; ++r)
       for (int c = 0; c < columns; ++c) to[r * row + c] = v[r][c];
   }
+  // Where a vector of another type is as long as several of these: to what belongs to the part.
+  void store_part(Sum* to, int64_t row, int64_t lanes) const {
+    for (int r = 0; r < kLaneRows; ++r)
+      for (int c = 0; c < columns; ++c)
+        *reinterpret_cast<Lanes<Sum>*>(to + (r * row + c) * lanes) = v[r][c];
+  }
   void add(const LaneTile& other) {
     for (int r = 0; r < kLaneRows; ++r)
       for (int c = 0; c < columns; ++c) v[r][c] += other.v[r][c];
@@ -165,7 +171,8 @@ struct LanePivot {
     for (int r = 0; r < kLaneRows; ++r) {
       Lanes<Real> pivot = left.v[r][r];
       for (int q = 0; q < r; ++q) pivot -= U[q][r] * U[q][r];
-      for (int64_t t = 0; t < Simd<Real>::kLanes; ++t) inverse[r][t] = 1 / std::sqrt(pivot[t]);
+      take_root(pivot);
+      inverse[r] = 1 / pivot;
       for (int c = r + 1; c < kLaneRows; ++c) {
         Lanes<Real> value = left.v[r][c];
         for (int q = 0; q < r; ++q) value -= U[q][r] * U[q][c];
@@ -347,10 +354,7 @@ inline void multiply_lanes(const LaneMatrix<Real, shared>& s, const Lanes<Real>*
           sum.template add_product<Real>(K + i * ld + j, ld, x + j * C + first, from);
         for (int64_t j = i + kLaneRows; j < ld; ++j)
           sum.template add_product<Real>(K + j * ld + i, 1, x + j * C + first, from);
-        for (int r = 0; r < kLaneRows; ++r)
-          for (int c = 0; c < count; ++c)
-            *reinterpret_cast<Lanes<Sum>*>(product + ((i + r) * C + first + c) * lanes + from) =
-                sum.v[r][c];
+        sum.store_part(product + (i * C + first) * lanes + from, C, lanes);
       }
   });
 }

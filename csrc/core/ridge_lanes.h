@@ -3,63 +3,39 @@
 // Formulas are those of ridge.h and ridge_backward.h.
 #pragma once
 
-#include <array>
-
-#include "lanes.h"
 #include "ridge_backward.h"
+#include "task_lanes.h"
 
 SPARSEDIS_BEGIN
 
-// Larger tasks gain less (1.1 to 1.25 times), and one alone costs as much as a vector of them.
-constexpr int64_t kLaneUnknowns = 64, kLaneBytes = 32 << 10;  // of a task
 constexpr int64_t kLaneBlock = 32;  // rows that Gram matrices are summed over at once
 
+// Tasks that all have no more samples than features (`dual`), or none of them, and their systems.
 template <typename Real>
-constexpr bool fits_lanes(int64_t n, int64_t M) {
-  return n > 0 && std::min(n, M) <= kLaneUnknowns &&
-         n * M * static_cast<int64_t>(sizeof(Real)) <= kLaneBytes;
-}
-
-// Tasks of as many features each, all with no more samples than features (`dual`) or none of them,
-// and their systems.
-template <typename Real>
-struct RidgeLanes {
-  static constexpr int64_t kLanes = Simd<Real>::kLanes;
+struct RidgeLanes : TaskLanes<Real> {
+  using TaskLanes<Real>::kLanes;
   template <typename T>
   using Each = std::array<T, kLanes>;
 
-  int64_t count;
-  Each<Task<Real>*> task;  // past `count` the first again
-  Each<Real*> right;       // (C, ldr): right sides, then solutions
-  int64_t n, M, C, ldr;    // n: the most samples; ldr: unknowns, padded
+  Each<Real*> right;  // (C, ldr): right sides, then solutions
+  int64_t C, ldr;     // ldr: unknowns, padded
   bool dual;
   LaneMatrix<Real, false> matrix;
   LaneSides<Real> sides;
   LaneReport<Real> report;
   LaneBuffer<Real> rows, ridge, heads;  // (kLaneBlock, matrix.ld), (matrix.ld), (kLaneBlock, C)
   Each<Buffer<Real>> room;              // of `right`
-  Buffer<Real> zeros, image;            // (padded(M)), of the residual by K
+  Buffer<Real> image;                   // of the residual by K
 
   // Takes the tasks of some works, with `outputs` right sides each.
   template <typename Work>
   void take(Work* const* works, int64_t number, int64_t outputs) {
-    count = number, n = 0, C = outputs;
-    for (int64_t t = 0; t < kLanes; ++t) {
-      task[t] = &works[t < count ? t : 0]->task;
-      n = std::max(n, task[t]->n);
-    }
-    M = task[0]->M, dual = takes_samples(n, M);
-    matrix.shape(dual ? n : M), sides.shape(matrix.ld, C), ldr = padded<Real>(matrix.N);
-    std::fill_n(zeros.reserve(padded<Real>(M)), padded<Real>(M), Real(0));
-    for (int64_t t = 0; t < kLanes; ++t) right[t] = t < count ? room[t].reserve(C * ldr) : right[0];
-  }
-
-  // Every task's sample i, or zeros.
-  Each<const Real*> sample(int64_t i) const {
-    Each<const Real*> of;
+    this->take_tasks(works, number);
+    C = outputs, dual = takes_samples(this->n, this->M);
+    matrix.shape(dual ? this->n : this->M), sides.shape(matrix.ld, C);
+    ldr = padded<Real>(matrix.N);
     for (int64_t t = 0; t < kLanes; ++t)
-      of[t] = i < task[t]->n ? task[t]->A.get() + i * task[t]->stride : zeros.get();
-    return of;
+      right[t] = t < number ? room[t].reserve(C * ldr) : right[0];
   }
 };
 
@@ -70,18 +46,10 @@ inline void load_primal(RidgeLanes<Real>& g) {
   Lanes<Real>*rows = g.rows.reserve(kLaneBlock * s.ld), *ridge = g.ridge.reserve(s.ld);
   for (int64_t first = 0; first < g.n; first += kLaneBlock) {
     const int64_t count = std::min(kLaneBlock, g.n - first);
-    for (int64_t k = 0; k < count; ++k) {
-      const auto sample = g.sample(first + k);
-      const auto values = [&](int64_t t, int64_t j) { return load_vector<Real>(sample[t] + j); };
-      interleave<Real>(values, g.M, rows + k * s.ld, 1);
-      std::fill(rows + k * s.ld + g.M, rows + (k + 1) * s.ld, Lanes<Real>{});
-    }
+    for (int64_t k = 0; k < count; ++k) g.load_sample(first + k, s.ld, rows + k * s.ld);
     gram_lanes(rows, count, first == 0, s);
   }
-  const auto strengths = [&](int64_t t, int64_t j) {
-    return load_vector<Real>(g.task[t]->penalty.ridge + j);
-  };
-  interleave<Real>(strengths, g.M, ridge, 1);
+  g.load_strengths([](const TaskPenalty<Real>& p) { return p.ridge; }, ridge);
   std::fill(ridge + g.M, ridge + s.ld, Lanes<Real>{} + 1);
   for (int64_t j = 0; j < s.ld; ++j) s.K.get()[j * (s.ld + 1)] += ridge[j];
 }

@@ -65,7 +65,8 @@ class FeatureProx {
     over([&](int64_t k0, int64_t offset) {
       Vector square, weight, most, norm;
       columns.measure(square, weight, most);
-      E::root(square, norm);
+      norm = square;
+      take_root(norm);
       for (int k = 0; k < 8 && k0 + k < width; ++k)
         square[k] < kMostSquare<Real> ? count(k0 + k, norm[k], weight[k], most[k])
                                       : count_irregular(k0, k, offset);
@@ -145,7 +146,8 @@ class FeatureProx {
       const Vector y = E::at(columns.u + 8 * c);
       norm2 += y * y;
     }
-    E::root(norm2, norm);
+    norm = norm2;
+    take_root(norm);
     const Mask some = (norm2 > Vector{}) & ~roots.irregular;
     const Vector k = some ? roots.level / norm : Vector{};
     for (int64_t c = 0; c < a.C; ++c) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ridge_lanes.h"
+#include "sparse_lanes.h"
 
 SPARSEDIS_BEGIN
 
@@ -50,6 +51,10 @@ void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
   }
   if (ridge && !common.design.same && may_fit_lanes(s)) {
     fit_ridge_lanes(a, task_size(s), run);
+    return;
+  }
+  if (!common.design.same && may_fit_lanes(s) && takes_sparse_lanes(a)) {
+    fit_sparse_lanes(a, task_size(s), run);
     return;
   }
   for_each_task<HeadWork<Real>>(run, s.T, task_size(s), [&](int64_t t, HeadWork<Real>& work) {

@@ -36,8 +36,8 @@ struct Roots {
   void start(const Vector& square, const Vector& weighted, const Vector& largest) {
     constexpr Real most = kMostSquare<Real>;
     const Vector zero{}, near = kNear<Real> * level;
-    Vector norm;
-    E::root(square, norm);
+    Vector norm = square;
+    take_root(norm);
     const Vector excess = norm - level;
     const Mask safe = level > kLeastStrength<Real>;
     const Mask some = (level != zero) & ~(safe & (excess <= -near));
@@ -51,8 +51,8 @@ struct Roots {
   // One reciprocal Newton step from t = sum q and s = sum q D e, with e = 1 / (D r + level) and
   // q = (u e)^2; false when none is left. Wherever it starts, what follows is below the root.
   bool step(const Vector& t, const Vector& s) {
-    Vector root;
-    E::root(t, root);
+    Vector root = t;
+    take_root(root);
     Vector next = r + t * (root - 1) / s;
     next = next < least ? least : next;
     next = open ? next : r;

@@ -77,7 +77,8 @@ struct SolvedColumns {
       E::at(x + 8 * c) = u, E::at(y + 8 * c) = b, E::at(D + 8 * c) = d + ridge;
       square += u * u, some |= u != zero;
     }
-    E::root(square, norm);
+    norm = square;
+    take_root(norm);
     irregular = some & ~((square > kLeastSquare<Real>)&(square < kMostSquare<Real>));
     inverse = some ? 1 / norm : zero;
     k = E::at(at.group + k0) * inverse;

@@ -2,87 +2,22 @@
 // A task that lanes do not take, or whose system they do not solve, is solved alone.
 #pragma once
 
-#include <numeric>
-#include <vector>
-
 #include "../core/design_lanes.h"
 #include "../core/heads_backward.h"
-#include "parallel.h"
+#include "lane_groups.h"
 
 SPARSEDIS_BEGIN
 
-// Whether lanes take the tasks of a batch, or, where their samples differ in number, perhaps some.
-template <typename Real>
-bool may_fit_lanes(const SamplesArgs<Real>& s) {
-  return s.offsets || fits_lanes<Real>(s.n, s.M);
+inline LaneSystem smaller_side(int64_t n, int64_t M) {
+  return takes_samples(n, M) ? LaneSystem::kSamples : LaneSystem::kFeatures;
 }
 
-// Tasks side by side: `Work` is what one task needs, `Alone` what it needs outside the lanes.
-template <typename Real, typename Work, typename Alone>
-struct LaneGroup {
-  static constexpr int64_t kLanes = Simd<Real>::kLanes;
-  int64_t task[kLanes], count;  // the group's
-  Work work[kLanes];
-  RidgeLanes<Real> lanes;
-  Alone alone;
-
-  // Calls load(t, work) for every task, which says whether its system is left to solve, then
-  // solve(tasks, works, number) for those with the system of features, and for those of samples.
-  template <typename Load, typename Solve>
-  void run(const SamplesArgs<Real>& s, Load load, Solve solve) {
-    bool ready[kLanes];
-    for (int64_t k = 0; k < count; ++k) ready[k] = load(task[k], work[k]);
-    for (const bool dual : {false, true}) {
-      int64_t tasks[kLanes], number = 0;
-      Work* works[kLanes];
-      for (int64_t k = 0; k < count; ++k) {
-        const TaskInput<Real> in = task_input(s, task[k]);
-        if (!ready[k] || takes_samples(in.n, in.M) != dual) continue;
-        tasks[number] = task[k], works[number++] = &work[k];
-      }
-      if (number > 0) solve(tasks, works, number);
-    }
-  }
-};
-
-// Runs body(group) for groups of tasks. A group costs what its largest task does, so that tasks of
-// different sizes go by their number of samples, and those too large for lanes each by itself.
-template <typename Group, typename Real, typename F>
-void for_each_group(ParallelFor run, const SamplesArgs<Real>& s, int64_t size, F body) {
-  constexpr int64_t lanes = Group::kLanes;
-  std::vector<int64_t> order(s.offsets ? s.T : 0);
-  const auto samples = [&](int64_t t) { return s.offsets[t + 1] - s.offsets[t]; };
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return samples(a) < samples(b); });
-  const auto too_large = std::find_if(order.begin(), order.end(), [&](int64_t t) {
-    return samples(t) > 0 && !fits_lanes<Real>(samples(t), s.M);
-  });
-  const int64_t small = s.offsets ? too_large - order.begin() : s.T;
-  const int64_t groups = (small + lanes - 1) / lanes, units = groups + s.T - small;
-  for_each_task<Group>(run, units, size * s.T / std::max<int64_t>(units, 1),
-                       [&](int64_t unit, Group& group) {
-                         const int64_t first = unit < groups ? unit * lanes : small + unit - groups;
-                         group.count = unit < groups ? std::min(lanes, small - first) : 1;
-                         for (int64_t k = 0; k < group.count; ++k)
-                           group.task[k] = s.offsets ? order[first + k] : first + k;
-                         body(group);
-                       });
-}
-
-// What a task's fit needs in the lanes.
 template <typename Real>
-struct RidgeFitWork {
-  Task<Real> task;
-  Buffer<Real> W;
-};
-
-template <typename Real>
-using RidgeFitGroup = LaneGroup<Real, RidgeFitWork<Real>, HeadWork<Real>>;
+using RidgeFitGroup = LaneGroup<RidgeLanes<Real>, LaneFitWork<Real>, HeadWork<Real>>;
 
 // Fits tasks whose work is loaded, all with the system of samples or none of them.
 template <typename Real>
-void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, RidgeFitWork<Real>** works,
+void fit_ridge_side(const HeadsArgs<Real>& a, const int64_t* tasks, LaneFitWork<Real>** works,
                     int64_t count, RidgeFitGroup<Real>& group) {
   RidgeLanes<Real>& g = group.lanes;
   g.take(works, count, a.samples.C);
@@ -109,15 +44,15 @@ template <typename Real>
 void fit_ridge_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
   using Group = RidgeFitGroup<Real>;
   for_each_group<Group>(run, a.samples, size, [&](Group& group) {
-    const auto load = [&](int64_t t, RidgeFitWork<Real>& work) {
+    const auto load = [&](int64_t t, LaneFitWork<Real>& work) {
       const TaskInput<Real> in = task_input(a.samples, t);
       Task<Real>& task = work.task;
       const bool ready = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
                          load_fit(a, t, task) && !task.empty() && task.target2 > 0;
       if (!ready) fit_head(a, t, SharedDesign<Real>(), group.alone);
-      return ready;
+      return ready ? smaller_side(in.n, in.M) : LaneSystem::kNone;
     };
-    group.run(a.samples, load, [&](auto* tasks, auto** works, int64_t count) {
+    group.run(load, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side(a, tasks, works, count, group);
     });
   });
@@ -171,7 +106,8 @@ void fit_lane_design(const HeadsArgs<Real>& a, const LaneDesign<Real>& design,
 }
 
 template <typename Real>
-using RidgeBackwardGroup = LaneGroup<Real, RidgeBackwardWork<Real>, HeadBackwardWork<Real>>;
+using RidgeBackwardGroup =
+    LaneGroup<RidgeLanes<Real>, RidgeBackwardWork<Real>, HeadBackwardWork<Real>>;
 
 template <typename Real>
 void fit_ridge_side_backward(const HeadsBackwardArgs<Real>& a, const int64_t* tasks,
@@ -201,9 +137,9 @@ void fit_ridge_lanes_backward(const HeadsBackwardArgs<Real>& a, int64_t size, Pa
                                      ? load_ridge_gradient(in, a.penalty, t, out, work)
                                      : RidgeGradient::kAnyHeads;
       if (rest == RidgeGradient::kAnyHeads) fit_head_backward(in, a.penalty, t, out, group.alone);
-      return rest == RidgeGradient::kSystem;
+      return rest == RidgeGradient::kSystem ? smaller_side(in.n, in.M) : LaneSystem::kNone;
     };
-    group.run(a.samples, load, [&](auto* tasks, auto** works, int64_t count) {
+    group.run(load, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side_backward(a, tasks, works, count, group);
     });
   });

@@ -5,24 +5,7 @@ import torch
 from torch import Tensor
 
 import sparsedis_kernels as sk
-from tests.problems import heads_problem, ragged
-
-M = 20
-# Either side is the smaller one; one task has no sample, and one too many to go with the others.
-COUNTS = [*range(41), 500, 21, 20, 19, 3, 3, 90]
-NAN, CONSTANT, WEIGHTLESS = 7, 11, 45
-
-
-def spoilt(C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z, y, weights and offsets of tasks among which some are no problem at all."""
-    torch.manual_seed(C)
-    samples = ragged(COUNTS, M, C)
-    weight = torch.rand(sum(COUNTS), dtype=torch.float64) + 0.1
-    begin = samples.offsets.tolist()
-    samples.z[begin[NAN], 3] = torch.nan
-    samples.y[begin[CONSTANT] : begin[CONSTANT + 1]] = 2.0
-    weight[begin[WEIGHTLESS] : begin[WEIGHTLESS + 1]] = 0.0
-    return samples.z.to(dtype), samples.y.to(dtype), weight.to(dtype), samples.offsets
+from tests.problems import NAN_TASK, UNEVEN_COUNTS, UNEVEN_FEATURES, heads_problem, uneven_tasks
 
 
 def solve(z: Tensor, y: Tensor, weight: Tensor, offsets: Tensor, ridge: Tensor, **options):
@@ -39,13 +22,13 @@ def solve(z: Tensor, y: Tensor, weight: Tensor, offsets: Tensor, ridge: Tensor, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("C", [1, 2, 5, 7])
 def test_a_task_beside_others_is_what_it_is_alone(dtype, C):
-    z, y, weight, offsets = spoilt(C, dtype)
-    ridge = torch.rand(len(COUNTS), M, dtype=dtype) + 0.1
+    z, y, weight, offsets = uneven_tasks(C, dtype)
+    ridge = torch.rand(len(UNEVEN_COUNTS), UNEVEN_FEATURES, dtype=dtype) + 0.1
     together, grads = solve(z, y, weight, offsets, ridge)
-    assert together.weight.isnan().flatten(1).all(1).nonzero().flatten().tolist() == [NAN]
-    for t in range(len(COUNTS)):
+    assert together.weight.isnan().flatten(1).all(1).nonzero().flatten().tolist() == [NAN_TASK]
+    for t in range(len(UNEVEN_COUNTS)):
         rows = slice(int(offsets[t]), int(offsets[t + 1]))
-        own = torch.tensor([0, COUNTS[t]])
+        own = torch.tensor([0, UNEVEN_COUNTS[t]])
         alone, gradients = solve(z[rows], y[rows], weight[rows], own, ridge[t : t + 1])
         for a, b in zip(alone, together, strict=True):
             assert torch.equal(a[0].nan_to_num(), b[t].nan_to_num()), t
@@ -57,8 +40,8 @@ def test_a_task_beside_others_is_what_it_is_alone(dtype, C):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("C", [1, 2, 5, 7])
 def test_fits_and_gradients_are_the_reference_s(dtype, C):
-    z, y, weight, offsets = spoilt(C, dtype)
-    ridge = torch.rand(len(COUNTS), M, dtype=dtype) + 0.1
+    z, y, weight, offsets = uneven_tasks(C, dtype)
+    ridge = torch.rand(len(UNEVEN_COUNTS), UNEVEN_FEATURES, dtype=dtype) + 0.1
     out, grads = solve(z, y, weight, offsets, ridge)
     exact, expected = solve(
         z.double(), y.double(), weight.double(), offsets, ridge.double(), backend="reference"
@@ -74,7 +57,7 @@ def test_fits_and_gradients_are_the_reference_s(dtype, C):
     assert out.converged.tolist() == exact.converged.tolist()
 
 
-@pytest.mark.parametrize("M", [M, 90])
+@pytest.mark.parametrize("M", [20, 90])
 @pytest.mark.parametrize("n", [12, 40, 70])
 def test_a_task_whose_samples_are_one_direction_is_solved(n, M):
     """Float32 rounds its system to an indefinite one, or to none near it; others do not notice."""
