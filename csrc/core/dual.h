@@ -6,10 +6,6 @@
 
 SPARSEDIS_BEGIN
 
-// A gap without what rounding puts below zero. One that is not a number stays so: it certifies
-// nothing, and std::max would take it for zero.
-inline double at_least_zero(double gap) { return gap < 0 ? 0.0 : gap; }
-
 // Strengths of one task, one number per feature and zeros up to a whole tile.
 template <typename Real>
 struct TaskPenalty {

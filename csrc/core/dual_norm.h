@@ -1,4 +1,4 @@
-// The dual norm of one row of C entries, under l1 and group strengths.
+// The dual norm of one row of C entries, under l1 and group strengths, and what a gap is not below.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,10 @@
 #include "threshold.h"
 
 SPARSEDIS_BEGIN
+
+// A gap without what rounding puts below zero. One that is not a number stays so: it certifies
+// nothing, and std::max would take it for zero.
+SPARSEDIS_HD inline double at_least_zero(double gap) { return gap < 0 ? 0.0 : gap; }
 
 // ||ST(g, l1)||, and its derivative in nu when l1 stands for nu * l1.
 struct Thresholded {

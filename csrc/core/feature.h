@@ -75,6 +75,8 @@ SPARSEDIS_HD inline double feature_dual_norm(const FeatureColumn<Real>& f, doubl
   double nu = from;
   for (int step = 0; step < 100; ++step) {
     const Thresholded b = pull(f, nu, without_ridge, over);
+    // Squares beyond the range have no slope.
+    if (b.norm > std::numeric_limits<double>::max()) return std::numeric_limits<double>::infinity();
     if (!(b.norm > nu * f.shared())) break;
     const double slope = b.slope - f.shared();
     if (slope == 0) return std::numeric_limits<double>::infinity();

@@ -58,7 +58,7 @@ struct CoupledFeatures {
     const double zero = block.sum(samples.T, [&](int64_t t) { return memory.zero[t]; });
     const double loss = block.sum(samples.T, [&](int64_t t) { return memory.loss[t]; });
     const double rest = block.sum(samples.M, [&](int64_t m) { return memory.value[m]; });
-    return zero == 0 ? 0.0 : fmax(0.0, loss + rest) / zero;
+    return zero == 0 ? 0.0 : at_least_zero(loss + rest) / zero;
   }
 };
 

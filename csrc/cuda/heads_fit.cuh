@@ -65,7 +65,7 @@ __device__ double solve_proximal(Proximal<Compute, Real>& solve, double tol, int
     }
     pull_all(task, m.g);
     gap = gap_at(task, solve.nonneg) / zero;
-    if (gap <= tol || *steps >= max_iter) return gap;
+    if (!(gap > tol) || *steps >= max_iter) return gap;  // a gap that is no number stays so
     if (solve.lipschitz == 0) solve.load_lipschitz(), solve.rest();
     // What the certificate found of the bias is new to the momentum.
     if (task.in.loss != kSquared) task.block.each(C, [&](int64_t c) { m.step[c] = 0; });

@@ -46,37 +46,4 @@ __device__ void multiply(const Block& block, int64_t rows, int64_t inner, int64_
   }
 }
 
-// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes kSide
-// rows times kSide, from all over, so that threads side by side read rows side by side.
-template <int kSide, typename X, typename Scale, typename F>
-__device__ void multiply_lower(const Block& block, int rows, int inner, X x, Scale scale, F write) {
-  const int step = (rows + kSide - 1) / kSide;
-  for (int tile = Block::rank(); tile < step * (step + 1) / 2; tile += block.threads) {
-    int p = static_cast<int>((sqrt(8.0 * tile + 1) - 1) / 2);
-    p += (p + 1) * (p + 2) / 2 <= tile;  // where the root was rounded down
-    const int q = tile - p * (p + 1) / 2;
-    const auto row = [&](int first, int side) { return min(first + side * step, rows - 1); };
-    double sums[kSide][kSide] = {};
-#pragma unroll 1
-    for (int k = 0; k < inner; ++k) {
-      double right[kSide];
-#pragma unroll
-      for (int j = 0; j < kSide; ++j) right[j] = scale(k) * x(row(q, j), k);
-#pragma unroll
-      for (int i = 0; i < kSide; ++i) {
-        const double left = x(row(p, i), k);
-#pragma unroll
-        for (int j = 0; j < kSide; ++j) sums[i][j] += left * right[j];
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kSide; ++i)
-#pragma unroll
-      for (int j = 0; j < kSide; ++j) {
-        const int a = p + i * step, b = q + j * step;
-        if (a < rows && b < rows && (p != q || i >= j)) write(max(a, b), min(a, b), sums[i][j]);
-      }
-  }
-}
-
 SPARSEDIS_END

@@ -103,7 +103,7 @@ __device__ double gap_at(const Task& task, bool nonneg) {
     pair[0] += penalty_of(p, W + j * C, C) + conjugate_of(p, g + j * C, C, s);
     for (int64_t c = 0; c < C; ++c) pair[1] += g[j * C + c] * W[j * C + c];
   });
-  return fmax(0.0, loss_of(task, s) + parts[0] - s * parts[1]);
+  return at_least_zero(loss_of(task, s) + parts[0] - s * parts[1]);
 }
 
 SPARSEDIS_END

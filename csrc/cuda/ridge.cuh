@@ -9,6 +9,40 @@
 
 SPARSEDIS_BEGIN
 
+// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes
+// kTileSide rows times kTileSide, from all over, so that threads side by side read rows side by
+// side.
+template <typename X, typename Scale, typename F>
+__device__ void multiply_lower(const Block& block, int rows, int inner, X x, Scale scale, F write) {
+  const int step = (rows + kTileSide - 1) / kTileSide;
+  for (int tile = Block::rank(); tile < step * (step + 1) / 2; tile += block.threads) {
+    int p = static_cast<int>((sqrt(8.0 * tile + 1) - 1) / 2);
+    p += (p + 1) * (p + 2) / 2 <= tile;  // where the root was rounded down
+    const int q = tile - p * (p + 1) / 2;
+    const auto row = [&](int first, int side) { return min(first + side * step, rows - 1); };
+    double sums[kTileSide][kTileSide] = {};
+#pragma unroll 1
+    for (int k = 0; k < inner; ++k) {
+      double right[kTileSide];
+#pragma unroll
+      for (int j = 0; j < kTileSide; ++j) right[j] = scale(k) * x(row(q, j), k);
+#pragma unroll
+      for (int i = 0; i < kTileSide; ++i) {
+        const double left = x(row(p, i), k);
+#pragma unroll
+        for (int j = 0; j < kTileSide; ++j) sums[i][j] += left * right[j];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTileSide; ++i)
+#pragma unroll
+      for (int j = 0; j < kTileSide; ++j) {
+        const int a = p + i * step, b = q + j * step;
+        if (a < rows && b < rows && (p != q || i >= j)) write(max(a, b), min(a, b), sums[i][j]);
+      }
+  }
+}
+
 constexpr int kLifts = 12;
 
 template <typename Task>
@@ -26,7 +60,7 @@ struct Ridge {
     const double *inverse = memory.inverse, *ridge = task.memory.ridge;
     const bool dual = this->dual();
     const Packed at;
-    multiply_lower<kTileSide>(
+    multiply_lower(
         task.block, static_cast<int>(unknowns()), static_cast<int>(dual ? task.in.M : task.in.n),
         [&](int r, int k) { return dual ? a(r, k) : a(k, r); },
         [&](int k) { return dual ? inverse[k] : 1.0; },

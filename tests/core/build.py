@@ -40,7 +40,7 @@ def shipped(isa: str) -> list[str]:
 BUILDS = {
     "plain": ["-O1"],
     "memory": ["-O0", "-g1", "-march=native", "-fsanitize=address,undefined"],
-    "threads": ["-O1", "-g1", "-fsanitize=thread"],
+    "threads": ["-O1", "-g1", "-march=native", "-fsanitize=thread"],
     "avx2": shipped("avx2"),
     "cuda": ["-O1", "-DSPARSEDIS_ISA=cuda"],
 }

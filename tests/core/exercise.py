@@ -162,8 +162,9 @@ def targets(y: np.ndarray, loss: int) -> np.ndarray:
 def heads(core: Any, case: Case, loss: int) -> dict[str, np.ndarray]:
     z, y = case.samples["z"], targets(case.samples["y"], loss)
     rest = {key: value for key, value in case.samples.items() if key not in "zy"} | {"loss": loss}
-    # Coupled passes start threads for every feature: two passes run all the code there is.
-    max_iter = 2 if "shared" in case.penalty else 40
+    # Coupled passes start threads for every feature: two passes run all the code there is. Lanes
+    # take sparse heads that may take a hundred.
+    max_iter = 2 if "shared" in case.penalty else 100
     cold = core.fit_heads(z, y, case.penalty, max_iter=max_iter, **rest)
     warm = core.fit_heads(z, y, case.penalty, init=case.weights["v"], max_iter=max_iter, **rest)
     weight, grad = cold["weight"], case.weights["grad"]

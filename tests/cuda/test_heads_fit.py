@@ -58,6 +58,16 @@ def test_odd_sizes_are_solved_in_float32(loss, kind, M, n, C):
     assert_solved(fitted, samples.z, y, penalty, 1e-5, loss=loss)
 
 
+@pytest.mark.parametrize("kind", ["ridge", "lasso", "group", "shared"])
+def test_what_overflows_has_not_converged(kind):
+    """Of samples whose squares are, nearly, beyond the range."""
+    z, y = 1e160 * torch.randn(3, 12, 20, dtype=F64), torch.randn(3, 12, 2, dtype=F64)
+    penalty = sk.Penalty(**{{"lasso": "l1"}.get(kind, kind): 0.1})
+    with executing(80):
+        out = sk.fit_heads(z, y, penalty, on_error="flag", max_iter=50, backend="cuda")
+    assert not out.converged.any()
+
+
 @pytest.mark.parametrize("kind", ["ridge", "group"])
 @losses
 def test_what_does_not_fit_on_the_chip_gives_the_same_bits(kind, loss):

@@ -627,6 +627,17 @@ def test_weights_that_are_not_finite_have_not_converged(kind, dtype, scale):
     assert out.weight[out.converged].isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["ridge", "lasso", "group", "shared"])
+def test_what_overflows_has_not_converged(kind):
+    """Where squares are beyond the range, zero weights are no solution either."""
+    z, y = 1e160 * torch.randn(3, 12, 20, dtype=F64), torch.randn(3, 12, 2, dtype=F64)
+    penalty = sk.Penalty(**{{"lasso": "l1"}.get(kind, kind): 0.1})
+    out = sk.fit_heads(z, y, penalty, on_error="flag", max_iter=100, backend="cpu")
+    assert not out.converged.any()
+    gap = sk.duality_gap(z, y, torch.zeros(3, 20, 2, dtype=F64), penalty, backend="cpu")
+    assert not (gap < 1).any()
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 Z, Y = torch.randn(3, 8, 4), torch.randn(3, 8, 2)
