@@ -54,8 +54,8 @@ struct SparseLanes : TaskLanes<Real> {
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   typedef Index Mask __attribute__((vector_size(kVectorBytes)));
 
-  int64_t C, rows;  // rows: n in whole tiles
-  bool nonneg, any_ridge;
+  int64_t C, rows;                 // rows: n in whole tiles
+  bool nonneg, any_ridge, moved;   // moved: not all weights are zero
   Each<const Real*> init;          // (M, C) or null
   LaneSet<Real> all, set;          // all features, and those that move
   LaneBuffer<Real> A, B, R;        // (rows, all.ld), (rows, C) twice
@@ -194,7 +194,7 @@ inline void correlate(SparseLanes<Real>& g, Sum* product, Sum* pull) {
   constexpr int64_t lanes = SparseLanes<Real>::kLanes;
   const Lanes<Real>* A = g.A.get();
   const int64_t ld = g.all.ld, C = g.C;
-  multiply_rows<Sum, Real>(A, ld, 1, g.rows, g.M, g.all.W.get(), C, product);
+  multiply_rows<Sum, Real>(A, ld, 1, g.rows, g.moved ? g.M : 0, g.all.W.get(), C, product);
   for (int64_t from = 0; from < lanes; from += Simd<double>::kLanes) {
     Wide fitted{}, residual2{};
     for (int64_t i = from; i < g.rows * C * lanes; i += lanes) {
@@ -534,7 +534,7 @@ inline void solve_sparse(double tol, SparseLanes<Real>& g) {
   load_lanes(g);
   Real *product = reinterpret_cast<Real*>(g.product.get()), *pull = g.all.pull.values();
   Mask warm = warm_lanes(g);
-  g.live = Mask{} - 1;
+  g.live = Mask{} - 1, g.moved = any_lane(warm);
   std::fill_n(g.report.steps, lanes, 0);
   for (int64_t round = 0; round < kLaneRounds; ++round) {
     double gap[lanes];
@@ -549,6 +549,7 @@ inline void solve_sparse(double tol, SparseLanes<Real>& g) {
     descend(g.live, g.nonneg, kRoundPasses, g.set);
     if (g.C == 1) newton_step(g.live, g.system, g.sides, g.set);
     scatter_weights(g);
+    g.moved = true;
     const int64_t steps = kRoundPasses + (g.C == 1);
     for (int64_t t = 0; t < lanes; ++t)
       g.report.steps[t] += (cold[t] ? kFirstPasses : 0) + (g.live[t] ? steps : 0);

@@ -45,12 +45,8 @@ void fit_ridge_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
   using Group = RidgeFitGroup<Real>;
   for_each_group<Group>(run, a.samples, size, [&](Group& group) {
     const auto load = [&](int64_t t, LaneFitWork<Real>& work) {
-      const TaskInput<Real> in = task_input(a.samples, t);
-      Task<Real>& task = work.task;
-      const bool ready = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
-                         load_fit(a, t, task) && !task.empty() && task.target2 > 0;
-      if (!ready) fit_head(a, t, SharedDesign<Real>(), group.alone);
-      return ready ? smaller_side(in.n, in.M) : LaneSystem::kNone;
+      const bool ready = load_or_fit(a, t, false, work, group.alone);
+      return ready ? smaller_side(work.task.n, work.task.M) : LaneSystem::kNone;
     };
     group.run(load, [&](auto* tasks, auto** works, int64_t count) {
       fit_ridge_side(a, tasks, works, count, group);

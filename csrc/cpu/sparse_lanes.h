@@ -47,12 +47,7 @@ void fit_sparse_lanes(const HeadsArgs<Real>& a, int64_t size, ParallelFor run) {
   using Group = SparseFitGroup<Real>;
   for_each_group<Group>(run, a.samples, size, [&](Group& group) {
     const auto load = [&](int64_t t, LaneFitWork<Real>& work) {
-      const TaskInput<Real> in = task_input(a.samples, t);
-      Task<Real>& task = work.task;
-      const bool ready = fits_lanes<Real>(in.n, in.M) && load_task(in, task) &&
-                         load_fit(a, t, task) && !task.empty() && task.target2 > 0 && task.sparse;
-      if (!ready) fit_head(a, t, SharedDesign<Real>(), group.alone);
-      return ready ? LaneSystem::kFeatures : LaneSystem::kNone;
+      return load_or_fit(a, t, true, work, group.alone) ? LaneSystem::kFeatures : LaneSystem::kNone;
     };
     group.run(load, [&](auto* tasks, auto** works, int64_t count) {
       fit_sparse_group(a, tasks, works, count, group);
