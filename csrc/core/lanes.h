@@ -22,6 +22,23 @@ constexpr int kLaneRows = 3;
 template <typename Real>
 using Lanes = typename Simd<Real>::Vector;
 
+// For every lane -1 or 0.
+template <typename Real>
+struct LaneBits {
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
+};
+template <typename Real>
+using LaneMask = typename LaneBits<Real>::Mask;
+
+template <typename Mask>
+inline bool any_lane(const Mask& mask) {
+  int64_t some = 0;
+#pragma omp simd reduction(| : some)
+  for (size_t t = 0; t < sizeof(Mask) / sizeof(mask[0]); ++t) some |= mask[t];
+  return some != 0;
+}
+
 // What stands for a number of every task: a vector of them, or where all share it, itself.
 template <typename Real, bool shared>
 struct LaneEntry {
@@ -53,8 +70,7 @@ class LaneBuffer {
 template <typename Real, int bit, int... lane>
 inline void exchange_lanes(Lanes<Real>& a, Lanes<Real>& b, std::integer_sequence<int, lane...>) {
   constexpr int lanes = sizeof...(lane);
-  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-  typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
+  using Mask = LaneMask<Real>;
   const Lanes<Real> low =
       SPARSEDIS_SHUFFLE(Mask, a, b, (lane & bit ? lane - bit + lanes : lane)...);
   b = SPARSEDIS_SHUFFLE(Mask, a, b, (lane & bit ? lane + lanes : lane + bit)...);
@@ -373,15 +389,12 @@ template <typename Real, bool shared, typename Gap>
 inline void solve_system_lanes(const LaneMatrix<Real, shared>& matrix, LaneSides<Real>& s,
                                int64_t refinements, Gap gap, LaneReport<Real>& report) {
   constexpr int64_t lanes = Simd<Real>::kLanes;
-  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-  typedef Index Mask __attribute__((vector_size(sizeof(Lanes<Real>))));
-  Mask moves;
+  LaneMask<Real> moves;
   for (int64_t t = 0; t < lanes; ++t)
     moves[t] = -1, report.reached[t] = std::numeric_limits<double>::infinity();
   std::fill_n(s.x.values(), s.size(), Real(0));
   std::copy_n(s.rhs.values(), s.size(), s.e.values());
-  bool any = true;
-  for (int64_t step = 1; step <= refinements && any; ++step) {
+  for (int64_t step = 1; step <= refinements && any_lane(moves); ++step) {
     solve_lanes(matrix, s);
     for (int64_t i = 0; i < s.ld * s.C; ++i) {
       const Lanes<Real> moved = s.x.get()[i] + s.e.get()[i];
@@ -393,12 +406,11 @@ inline void solve_system_lanes(const LaneMatrix<Real, shared>& matrix, LaneSides
       s.e.values()[i] = static_cast<Real>(s.rhs.values()[i] - s.product.get()[i]);
     double now[lanes] = {};
     gap(s.e.values(), now);
-    any = false;
     for (int64_t t = 0; t < lanes; ++t) {
       if (!moves[t]) continue;
       const bool done = now[t] <= report.target[t] || !(now[t] < report.reached[t] / 4);
       report.reached[t] = now[t], report.steps[t] = step;
-      moves[t] = done ? 0 : -1, any |= !done;
+      moves[t] = done ? 0 : -1;
     }
   }
 }

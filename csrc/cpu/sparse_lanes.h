@@ -27,7 +27,7 @@ void fit_sparse_group(const HeadsArgs<Real>& a, const int64_t* tasks, LaneFitWor
   SparseLanes<Real>& g = group.lanes;
   const int64_t C = a.samples.C, M = a.samples.M, ld = padded<Real>(M);
   g.take(works, count, C, [&](int64_t i) { return head_start(a, tasks[i]); });
-  solve_sparse(a.tol, g);
+  solve_sparse(a.tol, a.max_iter, g);
   for (int64_t i = 0; i < g.kLanes; ++i) works[i < count ? i : 0]->W.reserve(C * ld);
   Buffer<Real> rest(C * ld);
   for (int64_t c = 0; c < C; ++c)
