@@ -80,7 +80,7 @@ inline void descend_some(WorkingSet<Real>& ws, int64_t k0) {
     measure();
   };
   measure();
-  if (grouped && !Lanes::any(live | (norm2 > *held))) return;
+  if (grouped && !any_lane(live | (norm2 > *held))) return;
   move(std::integral_constant<int, 0>());
   move(std::integral_constant<int, 1>());
   move(std::integral_constant<int, 2>());

@@ -103,15 +103,8 @@ inline void load_lane_targets(const Task<Real>& task, int64_t C, F y, LaneHeads<
 template <typename Real>
 inline void pull_lanes(const Task<Real>& task, const Lanes<Real>* from, int64_t C,
                        Lanes<Real>* to) {
-  for_each_sides(C, [&](int64_t c, auto count) {
-    LaneTile<decltype(count)::value, Real> sum;
-    for (int64_t j = 0; j < task.M; j += kLaneRows) {
-      sum.clear();
-      for (int64_t i = 0; i < task.n; ++i)
-        sum.template add_product<Real>(task.A.get() + i * task.stride + j, 1, from + i * C + c);
-      sum.store(to + j * C + c, C);
-    }
-  });
+  multiply_rows<Real>(task.A.get(), 1, task.stride, whole_tiles(task.M), task.n, from, C,
+                      reinterpret_cast<Real*>(to));
 }
 
 // The right sides, and their solutions to the gaps in `report`.

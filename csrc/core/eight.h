@@ -39,13 +39,6 @@ struct Eight {
     out = SPARSEDIS_SHUFFLE(Mask, x, x, j, j, j, j, j, j, j, j);
   }
 
-  static bool any(const Mask& mask) {
-    Index some = 0;
-#pragma omp simd reduction(| : some)
-    for (int i = 0; i < 8; ++i) some |= mask[i];
-    return some != 0;
-  }
-
   // sums[k] = the sum of x[k], for eight rows at once. Halves of vectors are shuffled alike, from
   // either source as one instruction can.
   static void sum_rows(const Vector* x, Vector& sums) {
@@ -87,6 +80,14 @@ struct Eight {
     }
   }
 };
+
+template <typename Mask>
+inline bool any_lane(const Mask& mask) {
+  std::decay_t<decltype(mask[0])> some = 0;
+#pragma omp simd reduction(| : some)
+  for (size_t i = 0; i < sizeof(Mask) / sizeof(some); ++i) some |= mask[i];
+  return some != 0;
+}
 
 // The roots of all entries.
 template <typename Vector>

@@ -19,6 +19,8 @@ constexpr int kLaneRows = 5;  // of a tile, whose sums stay in registers
 constexpr int kLaneRows = 3;
 #endif
 
+constexpr int64_t whole_tiles(int64_t n) { return (n + kLaneRows - 1) / kLaneRows * kLaneRows; }
+
 template <typename Real>
 using Lanes = typename Simd<Real>::Vector;
 
@@ -30,14 +32,6 @@ struct LaneBits {
 };
 template <typename Real>
 using LaneMask = typename LaneBits<Real>::Mask;
-
-template <typename Mask>
-inline bool any_lane(const Mask& mask) {
-  int64_t some = 0;
-#pragma omp simd reduction(| : some)
-  for (size_t t = 0; t < sizeof(Mask) / sizeof(mask[0]); ++t) some |= mask[t];
-  return some != 0;
-}
 
 // What stands for a number of every task: a vector of them, or where all share it, itself.
 template <typename Real, bool shared>
@@ -226,7 +220,7 @@ struct LaneMatrix {
   LaneBuffer<Real, shared> pivots;  // (ld / kLaneRows) LanePivot
 
   void shape(int64_t unknowns) {
-    N = unknowns, ld = (N + kLaneRows - 1) / kLaneRows * kLaneRows;
+    N = unknowns, ld = whole_tiles(N);
     K.reserve(ld * ld), pivots.reserve(ld * (kLaneRows + 1));
   }
   LanePivot<Real, shared>& pivot(int64_t i) const {
@@ -370,6 +364,24 @@ inline void multiply_lanes(const LaneMatrix<Real, shared>& s, const Lanes<Real>*
           sum.template add_product<Real>(K + i * ld + j, ld, x + j * C + first, from);
         for (int64_t j = i + kLaneRows; j < ld; ++j)
           sum.template add_product<Real>(K + j * ld + i, 1, x + j * C + first, from);
+        sum.store_part(product + (i * C + first) * lanes + from, C, lanes);
+      }
+  });
+}
+
+// product (rows, C) = X Y, summed in its own type: row i of X is at i * row, its entries `step`
+// apart, of every task or shared, and rows are whole tiles.
+template <typename Real, typename Entry, typename Sum>
+inline void multiply_rows(const Entry* X, int64_t row, int64_t step, int64_t rows, int64_t count,
+                          const Lanes<Real>* Y, int64_t C, Sum* product) {
+  constexpr int64_t lanes = Simd<Real>::kLanes, part = Simd<Sum>::kLanes;
+  for_each_sides(C, [&](int64_t first, auto outputs) {
+    LaneTile<decltype(outputs)::value, Sum> sum;
+    for (int64_t i = 0; i < rows; i += kLaneRows)
+      for (int64_t from = 0; from < lanes; from += part) {
+        sum.clear();
+        for (int64_t k = 0; k < count; ++k)
+          sum.template add_product<Real>(X + i * row + k * step, row, Y + k * C + first, from);
         sum.store_part(product + (i * C + first) * lanes + from, C, lanes);
       }
   });

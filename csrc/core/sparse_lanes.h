@@ -18,14 +18,6 @@ constexpr int64_t kRoundPasses = 12;               // over a set, before the gap
 constexpr int64_t kLaneRounds = 6;                 // at most
 constexpr int64_t kRoundSteps = kRoundPasses + 1;  // with a Newton step
 
-// Whether lanes take the tasks of a batch that have few enough samples.
-template <typename Real>
-inline bool takes_sparse_lanes(const HeadsArgs<Real>& a) {
-  const SamplesArgs<Real>& s = a.samples;
-  return s.loss == kSquared && !only_ridge(a.penalty) && !present(a.penalty.shared) &&
-         s.M <= kLaneUnknowns && s.C <= kLaneOutputs && a.max_iter > kFirstPasses + kRoundSteps;
-}
-
 template <typename Real>
 struct SparseLanes : TaskLanes<Real> {
   using TaskLanes<Real>::kLanes;
@@ -50,7 +42,7 @@ struct SparseLanes : TaskLanes<Real> {
   template <typename Work, typename F>
   void take(Work* const* works, int64_t number, int64_t outputs, F start) {
     this->take_tasks(works, number);
-    C = outputs, rows = (this->n + kLaneRows - 1) / kLaneRows * kLaneRows;
+    C = outputs, rows = whole_tiles(this->n);
     for (int64_t t = 0; t < kLanes; ++t) init[t] = start(t < number ? t : 0);
   }
 };
@@ -139,24 +131,6 @@ inline Wide largest_dual_norm(const SparseLanes<Real>& g, const Sum* pull, int64
   return largest;
 }
 
-// product (rows, C) = X Y, summed in its own type: row i of X is at i * row, its entries `step`
-// apart, and rows are whole tiles.
-template <typename Sum, typename Real>
-inline void multiply_rows(const Lanes<Real>* X, int64_t row, int64_t step, int64_t rows,
-                          int64_t count, const Lanes<Real>* Y, int64_t C, Sum* product) {
-  constexpr int64_t lanes = Simd<Real>::kLanes, part = Simd<Sum>::kLanes;
-  for_each_sides(C, [&](int64_t first, auto outputs) {
-    LaneTile<decltype(outputs)::value, Sum> sum;
-    for (int64_t i = 0; i < rows; i += kLaneRows)
-      for (int64_t from = 0; from < lanes; from += part) {
-        sum.clear();
-        for (int64_t k = 0; k < count; ++k)
-          sum.template add_product<Real>(X + i * row + k * step, row, Y + k * C + first, from);
-        sum.store_part(product + (i * C + first) * lanes + from, C, lanes);
-      }
-  });
-}
-
 // R = B - A W and pull = A'R, summed in `Sum`. R itself is rounded, and so is the point whose gap
 // is taken; the gap is that point's all the same.
 template <typename Sum, typename Real>
@@ -164,7 +138,7 @@ inline void correlate(SparseLanes<Real>& g, Sum* product, Sum* pull) {
   constexpr int64_t lanes = SparseLanes<Real>::kLanes;
   const Lanes<Real>* A = g.A.get();
   const int64_t ld = g.all.ld, C = g.C;
-  multiply_rows<Sum, Real>(A, ld, 1, g.rows, g.moved ? g.M : 0, g.all.W.get(), C, product);
+  multiply_rows<Real>(A, ld, 1, g.rows, g.moved ? g.M : 0, g.all.W.get(), C, product);
   for (int64_t from = 0; from < lanes; from += Simd<double>::kLanes) {
     Wide fitted{}, residual2{};
     for (int64_t i = from; i < g.rows * C * lanes; i += lanes) {
@@ -177,7 +151,7 @@ inline void correlate(SparseLanes<Real>& g, Sum* product, Sum* pull) {
     *reinterpret_cast<Wide*>(g.fitted.data() + from) = fitted;
     *reinterpret_cast<Wide*>(g.residual2.data() + from) = residual2;
   }
-  multiply_rows<Sum, Real>(A, 1, ld, ld, g.n, g.R.get(), C, pull);
+  multiply_rows<Real>(A, 1, ld, ld, g.n, g.R.get(), C, pull);
 }
 
 // The penalty of W: infinite where a bound at 0 is broken.
@@ -337,12 +311,12 @@ inline void solve_sparse(double tol, int64_t max_steps, SparseLanes<Real>& g) {
   g.live = Mask{} - 1, g.moved = any_lane(warm);
   std::fill_n(g.report.steps, lanes, 0);
   const int64_t rounds = std::min(kLaneRounds, (max_steps - 1 - kFirstPasses) / kRoundSteps);
-  for (int64_t round = 0; round < rounds; ++round) {
-    double gap[lanes];
+  for (int64_t round = 0;; ++round) {
+    double* gap = g.report.reached;
     correlate(g, product, pull);
     relative_gap(g, pull, gap);
     for (int64_t t = 0; t < lanes; ++t) g.live[t] &= gap[t] <= kInnerShare * tol ? 0 : -1;
-    if (!any_lane(g.live)) break;
+    if (round == rounds || !any_lane(g.live)) break;
     const Mask cold = g.live & ~warm;
     if (any_lane(cold)) descend(cold, g.nonneg, kFirstPasses, g.all);
     choose_features(warm, g);
@@ -356,6 +330,7 @@ inline void solve_sparse(double tol, int64_t max_steps, SparseLanes<Real>& g) {
       g.report.steps[t] += (cold[t] ? kFirstPasses : 0) + (g.live[t] ? steps : 0);
     warm = Mask{} - 1;
   }
+  if (sizeof(Real) == 8) return;
   correlate(g, g.product.get(), g.pull.get());
   relative_gap(g, g.pull.get(), g.report.reached);
 }

@@ -59,7 +59,7 @@ struct Roots {
     const Vector move = next > r ? next - r : r - next;
     const Mask moved = move > kLastStep<Real> * r;
     r = next;
-    return E::any(moved);
+    return any_lane(moved);
   }
 };
 
@@ -179,7 +179,7 @@ void solve_columns(Columns<Real>& columns, Roots<Real>& roots) {
   typename Eight<Real>::Vector square, weighted, largest, t, s;
   columns.measure(square, weighted, largest);
   roots.start(square, weighted, largest);
-  bool any = Eight<Real>::any(roots.open);
+  bool any = any_lane(roots.open);
   for (int step = 0; step < kSecularSteps && any; ++step) {
     columns.sums(roots.r, roots.level, t, s);
     any = roots.step(t, s);

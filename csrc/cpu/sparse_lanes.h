@@ -6,6 +6,14 @@
 
 SPARSEDIS_BEGIN
 
+// Whether lanes take the tasks of a batch that have few enough samples.
+template <typename Real>
+bool takes_sparse_lanes(const HeadsArgs<Real>& a) {
+  const SamplesArgs<Real>& s = a.samples;
+  return s.loss == kSquared && !only_ridge(a.penalty) && !present(a.penalty.shared) &&
+         s.M <= kLaneUnknowns && s.C <= kLaneOutputs && a.max_iter > kFirstPasses + kRoundSteps;
+}
+
 template <typename Real>
 using SparseFitGroup = LaneGroup<SparseLanes<Real>, LaneFitWork<Real>, HeadWork<Real>>;
 
@@ -28,12 +36,10 @@ void fit_sparse_group(const HeadsArgs<Real>& a, const int64_t* tasks, LaneFitWor
   const int64_t C = a.samples.C, M = a.samples.M, ld = padded<Real>(M);
   g.take(works, count, C, [&](int64_t i) { return head_start(a, tasks[i]); });
   solve_sparse(a.tol, a.max_iter, g);
-  for (int64_t i = 0; i < g.kLanes; ++i) works[i < count ? i : 0]->W.reserve(C * ld);
-  Buffer<Real> rest(C * ld);
-  for (int64_t c = 0; c < C; ++c)
-    deinterleave<Real>(g.all.W.get() + c, C, M, [&](int64_t t) {
-      return (t < count ? works[t]->W.get() : rest.get()) + c * ld;
-    });
+  for (int64_t i = 0; i < count; ++i) works[i]->W.reserve(C * ld);
+  for (int64_t c = 0; c < C; ++c)  // past `count` the first task's again
+    deinterleave<Real>(g.all.W.get() + c, C, M,
+                       [&](int64_t t) { return works[t < count ? t : 0]->W.get() + c * ld; });
   for (int64_t i = 0; i < count; ++i) {
     const HeadOutput<Real> out = head_output(a, tasks[i]);
     write_head(works[i]->task, works[i]->W.get(), out);

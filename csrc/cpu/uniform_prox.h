@@ -69,7 +69,7 @@ struct Levels {
       some |= high > zero, grouped |= level > zero;
       faint |= (level > zero) & (level < kLeastStrength<Real>);
     }
-    entries = p.nonneg || E::any(some), groups = E::any(grouped), tiny = E::any(faint);
+    entries = p.nonneg || any_lane(some), groups = any_lane(grouped), tiny = any_lane(faint);
   }
 };
 
