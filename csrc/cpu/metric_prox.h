@@ -2,19 +2,20 @@
 // x = u r / (D r + group), where r = ||x|| is the root of a secular equation (core/secular.h);
 // without a group level x = u / D.
 //
-// Short groups are solved by eights, one in each lane, long ones with their entries across lanes.
-// Sums and roots are in `Real`, except where rounding may decide or squares may leave its range:
-// such groups are solved by core/prox.h in double.
+// Short groups are solved as many at a time as a vector has lanes, long ones with their entries
+// across lanes. Sums and roots are in `Real`, except where rounding may decide or squares may leave
+// its range: such groups are solved by core/prox.h in double.
 #pragma once
 
 #include "../core/prox.h"
+#include "group_columns.h"
 #include "uniform_prox.h"
 
 SPARSEDIS_BEGIN
 
-// A Newton step that moves a root by less has squared that relative error: nothing is left to do.
+// A step that moves a root by less has cubed that relative error: nothing is left to do.
 template <typename Real>
-constexpr Real kLastStep = sizeof(Real) == 4 ? Real(1e-4) : Real(4e-9);
+constexpr Real kLastStep = sizeof(Real) == 4 ? Real(2e-3) : Real(4e-6);
 
 // Squares beyond these, of norms or of their ratio to a level, may leave the range of `Real`.
 template <typename Real>
@@ -22,14 +23,14 @@ constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
 template <typename Real>
 constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
 
-// The roots of eight groups.
+// The roots of as many groups as a vector has lanes.
 template <typename Real>
 struct Roots {
-  using E = Eight<Real>;
-  using Vector = typename E::Vector;
-  using Mask = typename E::Mask;
+  using Vector = Lanes<Real>;
+  using Mask = LaneMask<Real>;
   Vector level, r, least;  // no root is below the least
   Mask open, irregular;    // it can be found, or takes doubles
+  bool any;                // something is left to do
 
   // From ||u||^2, sum u^2 D and the largest D. Without a level r is 1, which makes x = u / D; where
   // the group is zero it is 0.
@@ -48,18 +49,24 @@ struct Roots {
     r = level == zero ? zero + 1 : zero;
     r = open ? excess * square / weighted : r;
   }
-  // One reciprocal Newton step from t = sum q and s = sum q D e, with e = 1 / (D r + level) and
-  // q = (u e)^2; false when none is left. Wherever it starts, what follows is below the root.
-  bool step(const Vector& t, const Vector& s) {
+  // A step of Halley's iteration for 1 / sqrt(t) = 1, from t = sum q, s = sum q x and curve =
+  // sum q x^2, where e = 1 / (D r + level), q = (u e)^2 and x = D r e; false when none is left.
+  // Newton's slope is `square`, and far from the root no other is more than half as far off. A
+  // root that has been found stays, whatever the other lanes do.
+  bool step(const Vector& t, const Vector& s, const Vector& curve) {
     Vector root = t;
     take_root(root);
-    Vector next = r + t * (root - 1) / s;
+    const Vector inverse = 1 / t, mean = s * inverse, square = mean * mean, off = root - 1;
+    Vector slope = square - Real(1.5) * off * (curve * inverse - square);
+    slope = slope < Real(0.5) * square ? Real(0.5) * square : slope;
+    slope = slope > Real(1.5) * square ? Real(1.5) * square : slope;
+    Vector next = r + r * (off * mean / slope);
     next = next < least ? least : next;
     next = open ? next : r;
     const Vector move = next > r ? next - r : r - next;
-    const Mask moved = move > kLastStep<Real> * r;
+    open = move > kLastStep<Real> * r;
     r = next;
-    return any_lane(moved);
+    return any_lane(open);
   }
 };
 
@@ -77,130 +84,115 @@ void solve_irregular(const Levels<Real>& at, int64_t k, const Real* v, const Rea
   solve_group(g, threshold_group(g, x), 1.0, 0.0, x);
 }
 
-// The first entry of `count` groups of C; a constant number of lanes is not filled through memory.
+// Consecutive groups, as many side by side as a vector has lanes: a block of C columns for each. A
+// step to the root waits for the one before; those of other blocks fill the time.
 template <typename Real>
-void gather(const Real* x, int64_t C, int64_t count, typename Eight<Real>::Vector& out) {
-  if (count == 8)
-    for (int k = 0; k < 8; ++k) out[k] = x[k * C];
-  else
-    for (int64_t k = 0; k < count; ++k) out[k] = x[k * C];
-}
+class Columns {
+ public:
+  using Vector = Lanes<Real>;
+  static constexpr int64_t kLanes = Simd<Real>::kLanes;
 
-// Eight groups as columns: entry c of group k at [8 c + k].
-template <typename Real>
-struct Columns {
-  using E = Eight<Real>;
-  using Vector = typename E::Vector;
-  int64_t C;
-  Buffer<Real> storage{16 * C};
-  Real *u = storage.get(), *curvature = u + 8 * C;
-
-  // Calls body(first) for blocks of eight columns, of which the last may overlap.
-  template <typename F>
-  void over_blocks(F body) const {
-    for (int64_t c = 0; c < C; c += 8) body(std::min(c, C - 8));
+  Columns(int64_t C, int64_t most) : C(C), transposed_(C), roots_(blocks_of(most)) {
+    storage_.reserve(2 * C * blocks_of(most));
   }
-  // The columns of `count` groups at x.
-  void take(const Real* x, int64_t count, Real* columns) const {
-    if (count < 8 || C < 8) {
+
+  const int64_t C;
+
+  int64_t blocks() const { return blocks_; }
+  Vector* u(int64_t block) { return storage_.get() + 2 * C * block; }
+  Vector* curvature(int64_t block) { return u(block) + C; }
+  Roots<Real>& roots(int64_t block) { return roots_.get()[block]; }
+
+  // u and D of groups whose strengths are `levels`; lanes beyond them have zeros. Without a metric
+  // d is 1.
+  void load(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& levels) {
+    groups_ = groups, blocks_ = blocks_of(groups);
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t k = b * kLanes, count = std::min(kLanes, groups - k);
+      const Vector low = at(levels.low + k), high = at(levels.l1 + k), one = Vector{} + 1;
+      Vector *w = u(b), *D = curvature(b);
+      transposed_.take(v + k * C, count, 0, w);
+      if (metric) transposed_.take(metric + k * C, count, 1, D);
       for (int64_t c = 0; c < C; ++c) {
-        Vector column = E::at(columns + 8 * c);
-        gather(x + c, C, count, column);
-        E::at(columns + 8 * c) = column;
+        const Vector d = metric ? D[c] : one;
+        w[c] *= d;
+        shrink(w[c], low, high);
+        D[c] = d + at(levels.ridge + k);
       }
-    } else {
-      over_blocks([&](int64_t first) {
-        Vector block[8];
-        for (int k = 0; k < 8; ++k) block[k] = E::at(x + k * C + first);
-        E::transpose(block);
-        for (int k = 0; k < 8; ++k) E::at(columns + 8 * (first + k)) = block[k];
-      });
-    }
-  }
-  // Groups beyond `count` are of zeros. Without a metric d is 1.
-  void load(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at, int64_t k0) {
-    const Vector low = E::at(at.low + k0), high = E::at(at.l1 + k0), ridge = E::at(at.ridge + k0);
-    if (count < 8) std::fill_n(u, 8 * C, Real(0));
-    if (count < 8 || !metric) std::fill_n(curvature, 8 * C, Real(1));
-    take(v, count, u);
-    if (metric) take(metric, count, curvature);
-    for (int64_t c = 0; c < C; ++c) {
-      const Vector d = E::at(curvature + 8 * c);
-      Vector w = E::at(u + 8 * c);
-      w *= d;
-      shrink(w, low, high);
-      E::at(u + 8 * c) = w;
-      E::at(curvature + 8 * c) = d + ridge;
+      roots(b).level = at(levels.group + k);
     }
   }
   // ||u||^2, sum u^2 D and the largest D.
-  void measure(Vector& square, Vector& weighted, Vector& largest) const {
+  void measure(int64_t block, Vector& square, Vector& weighted, Vector& largest) {
+    const Vector *w = u(block), *D = curvature(block);
     square = weighted = largest = Vector{};
     for (int64_t c = 0; c < C; ++c) {
-      const Vector w = E::at(u + 8 * c), D = E::at(curvature + 8 * c), q = w * w;
-      square += q, weighted += q * D;
-      largest = largest < D ? D : largest;
+      const Vector q = w[c] * w[c];
+      square += q, weighted += q * D[c];
+      largest = largest < D[c] ? D[c] : largest;
     }
   }
-  // t and s of a Newton step.
-  void sums(const Vector& r, const Vector& level, Vector& t, Vector& s) const {
-    t = s = Vector{};
-    for (int64_t c = 0; c < C; ++c) {
-      const Vector D = E::at(curvature + 8 * c), e = 1 / (D * r + level), w = E::at(u + 8 * c) * e,
-                   q = w * w;
-      t += q, s += q * (D * e);
+  // The solutions take the place of u; irregular ones are left to the caller.
+  void solve() {
+    bool any = false;
+    for (int64_t b = 0; b < blocks_; ++b) {
+      Vector square, weighted, largest;
+      measure(b, square, weighted, largest);
+      roots(b).start(square, weighted, largest);
+      any |= roots(b).any = any_lane(roots(b).open);
+    }
+    for (int step = 0; step < kSecularSteps && any; ++step) any = approach();
+    for (int64_t b = 0; b < blocks_; ++b) {
+      Vector *w = u(b), *D = curvature(b);
+      const Vector r = roots(b).r, level = roots(b).level;
+      for (int64_t c = 0; c < C; ++c) w[c] *= r / (D[c] * r + level);
     }
   }
-  // The solution takes the place of u.
-  void solve(const Vector& r, const Vector& level) {
-    for (int64_t c = 0; c < C; ++c) E::at(u + 8 * c) *= r / (E::at(curvature + 8 * c) * r + level);
-  }
-  // The groups k of x for which `wanted(k)`.
+  // Calls body(k, set) for the irregular groups k; set(x) sets what stands for their solution.
   template <typename F>
-  void store(Real* x, F wanted) const {
-    if (C < 8) {
-      for (int64_t k = 0; k < 8; ++k)
-        for (int64_t c = 0; c < C && wanted(k); ++c) x[k * C + c] = u[8 * c + k];
-    } else {
-      over_blocks([&](int64_t first) {
-        Vector block[8];
-        for (int k = 0; k < 8; ++k) block[k] = E::at(u + 8 * (first + k));
-        E::transpose(block);
-        for (int k = 0; k < 8; ++k)
-          if (wanted(k)) E::at(x + k * C + first) = block[k];
-      });
+  void for_each_irregular(F body) {
+    for (int64_t b = 0; b < blocks_; ++b) {
+      if (!any_lane(roots(b).irregular)) continue;
+      for (int64_t k = 0; k < kLanes && b * kLanes + k < groups_; ++k)
+        if (roots(b).irregular[k])
+          body(b * kLanes + k, [&](const Real* x) {
+            for (int64_t c = 0; c < C; ++c) u(b)[c][k] = x[c];
+          });
     }
+  }
+  void store(Real* x) {
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t k = b * kLanes;
+      transposed_.put(u(b), std::min(kLanes, groups_ - k), x + k * C);
+    }
+  }
+
+ private:
+  GroupColumns<Real> transposed_;
+  LaneBuffer<Real> storage_;
+  Buffer<Roots<Real>> roots_;
+  int64_t groups_ = 0, blocks_ = 0;
+
+  static int64_t blocks_of(int64_t groups) { return (groups + kLanes - 1) / kLanes; }
+  static const Vector& at(const Real* x) { return *reinterpret_cast<const Vector*>(x); }
+
+  // One step of every root; false when none is left.
+  bool approach() {
+    bool any = false;
+    for (int64_t b = 0; b < blocks_; ++b) {
+      if (!roots(b).any) continue;
+      const Vector *w = u(b), *D = curvature(b), r = roots(b).r, level = roots(b).level;
+      Vector t{}, s{}, curve{};
+      for (int64_t c = 0; c < C; ++c) {
+        const Vector scaled = D[c] * r, e = 1 / (scaled + level), y = w[c] * e, x = scaled * e,
+                     q = y * y, qx = q * x;
+        t += q, s += qx, curve += qx * x;
+      }
+      any |= roots(b).any = roots(b).step(t, s, curve);
+    }
+    return any;
   }
 };
-
-// The solutions take the place of u; irregular groups are left to the caller.
-template <typename Real>
-void solve_columns(Columns<Real>& columns, Roots<Real>& roots) {
-  typename Eight<Real>::Vector square, weighted, largest, t, s;
-  columns.measure(square, weighted, largest);
-  roots.start(square, weighted, largest);
-  bool any = any_lane(roots.open);
-  for (int step = 0; step < kSecularSteps && any; ++step) {
-    columns.sums(roots.r, roots.level, t, s);
-    any = roots.step(t, s);
-  }
-  columns.solve(roots.r, roots.level);
-}
-
-template <typename Real>
-void solve_eight(const Real* v, const Real* metric, int64_t count, const Levels<Real>& at,
-                 int64_t k0, Columns<Real>& columns, Real* x) {
-  Roots<Real> roots;
-  roots.level = Eight<Real>::at(at.group + k0);
-  columns.load(v, metric, count, at, k0);
-  solve_columns(columns, roots);
-  columns.store(x, [&](int64_t k) { return k < count && !roots.irregular[k]; });
-  for (int64_t k = 0; k < count; ++k) {
-    const int64_t at_k = k * columns.C;
-    if (roots.irregular[k])
-      solve_irregular(at, k0 + k, v + at_k, metric + at_k, columns.C, x + at_k);
-  }
-}
 
 // One group whose entries lie across lanes.
 template <typename Real>
@@ -213,25 +205,38 @@ struct LongGroup {
     u = shrunk<true>(metric[c] * v[c], low, high);
     D = metric[c] + ridge;
   }
-  // ||u||^2 and sum u^2 D into `sums`, the largest D.
-  Real measure(double (&sums)[2]) const {
-    Real most = 0;
-#pragma omp simd reduction(max : most)
-    for (int64_t c = 0; c < C; ++c) most = std::max(most, metric[c]);
+  // The largest D, in several vectors, as one number would wait for each comparison.
+  Real largest() const {
+    constexpr int64_t lanes = Simd<Real>::kLanes, block = 4 * lanes;
+    static_assert(block <= kLongGroup);
+    Lanes<Real> most[4] = {};
+    for (int64_t c = 0; c < C; c += block)
+      for (int64_t i = 0; i < 4; ++i) {
+        const Real* d = metric + std::min(c, C - block) + i * lanes;
+        const auto& next = *reinterpret_cast<const Lanes<Real>*>(d);
+        most[i] = most[i] < next ? next : most[i];
+      }
+    Real* all = reinterpret_cast<Real*>(most);
+#pragma GCC unroll 8
+    for (int64_t half = block / 2; half > 0; half /= 2)
+      for (int64_t i = 0; i < half; ++i) all[i] = all[i] < all[i + half] ? all[i + half] : all[i];
+    return all[0] + ridge;
+  }
+  // ||u||^2 and sum u^2 D into `sums`.
+  void measure(double (&sums)[2]) const {
     sum_blocks<Real>(C, sums, [this](int64_t c, Real(&q)[2]) {
       Real u, D;
       load(c, u, D);
       q[0] = u * u, q[1] = q[0] * D;
     });
-    return most + ridge;
   }
-  // t and s of a Newton step into `sums`.
-  void slope(Real r, Real level, double (&sums)[2]) const {
-    sum_blocks<Real>(C, sums, [=](int64_t c, Real(&q)[2]) {
+  // What a step to the root takes, into `sums`.
+  void slope(Real r, Real level, double (&sums)[3]) const {
+    sum_blocks<Real>(C, sums, [=](int64_t c, Real(&q)[3]) {
       Real u, D;
       load(c, u, D);
-      const Real e = 1 / (D * r + level), x = u * e;
-      q[0] = x * x, q[1] = q[0] * (D * e);
+      const Real scaled = D * r, e = 1 / (scaled + level), w = u * e, x = scaled * e;
+      q[0] = w * w, q[1] = q[0] * x, q[2] = q[1] * x;
     });
   }
   void solve(Real r, Real level, Real* x) const {
@@ -250,17 +255,17 @@ void solve_long(const Real* v, const Real* metric, int64_t C, const Levels<Real>
   const LongGroup<Real> g{v, metric, C, at.low[k], at.l1[k], at.ridge[k]};
   const Real level = at.group[k];
   if (level == 0) return g.solve(1, 0, x);
-  using Vector = typename Eight<Real>::Vector;
-  double sums[2];
+  using Vector = Lanes<Real>;
+  double sums[3], squares[2];
   Roots<Real> roots;  // the same in all lanes
   roots.level = Vector{} + level;
-  const Real largest = g.measure(sums);
-  roots.start(Vector{} + Real(sums[0]), Vector{} + Real(sums[1]), Vector{} + largest);
+  g.measure(squares);
+  roots.start(Vector{} + Real(squares[0]), Vector{} + Real(squares[1]), Vector{} + g.largest());
   if (roots.irregular[0]) return solve_irregular(at, k, v, metric, C, x);
   bool any = roots.open[0];
   for (int step = 0; step < kSecularSteps && any; ++step) {
     g.slope(roots.r[0], level, sums);
-    any = roots.step(Vector{} + Real(sums[0]), Vector{} + Real(sums[1]));
+    any = roots.step(Vector{} + Real(sums[0]), Vector{} + Real(sums[1]), Vector{} + Real(sums[2]));
   }
   g.solve(roots.r[0], level, x);
 }
@@ -282,17 +287,21 @@ void solve_entries(const Real* v, const Real* metric, int64_t groups, int64_t C,
 
 // Consecutive groups whose strengths are `at`; x may be v.
 template <typename Real>
-void solve_groups(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& at,
-                  Columns<Real>& columns, Real* x) {
-  const int64_t C = columns.C;
+void solve_groups(const Real* v, const Real* metric, int64_t groups, int64_t C,
+                  const Levels<Real>& at, Columns<Real>& columns, Real* x) {
   if (C == 1 || (at.same && !at.groups)) return solve_entries(v, metric, groups, C, at, x);
   if (C >= kLongGroup) {
     for (int64_t k = 0; k < groups; ++k) solve_long(v + k * C, metric + k * C, C, at, k, x + k * C);
     return;
   }
-  for (int64_t k = 0; k < groups; k += 8)
-    solve_eight(v + k * C, metric + k * C, std::min<int64_t>(8, groups - k), at, k, columns,
-                x + k * C);
+  columns.load(v, metric, groups, at);
+  columns.solve();
+  columns.for_each_irregular([&](int64_t k, auto set) {
+    Buffer<Real> solved(C);
+    solve_irregular(at, k, v + k * C, metric + k * C, C, solved.get());
+    set(solved.get());
+  });
+  columns.store(x);
 }
 
 SPARSEDIS_END

@@ -1,8 +1,8 @@
 // The backward of the prox over (T, M, C) arrays: A y = grad on the support of x, with A as in
 // core/prox_backward.h, and from y every gradient.
 //
-// Groups are solved by eights, one in each lane, long ones with their entries across lanes, and in
-// double by core/prox_backward.h where squares may leave the range of `Real`.
+// Groups are solved as many at a time as a vector has lanes, long ones with their entries across
+// lanes, and in double by core/prox_backward.h where squares may leave the range of `Real`.
 #pragma once
 
 #include "../core/prox_backward.h"
@@ -25,25 +25,37 @@ void write_strengths(const ProxBackwardArgs<Real>& a, int64_t index, double inve
   if (a.grad_ridge) a.grad_ridge[index] = static_cast<Real>(-p.ridge.scale * along.x);
 }
 
-// Gradients of v and the metric from `y(c)`, the entries of y; the sums where something needs them.
+// Gradients of v and the metric of `count` entries from `y(i)`, those of y.
 template <typename Real, typename Y>
-Along write_entries(const ProxBackwardArgs<Real>& a, int64_t offset, Y y) {
-  const Real* x = a.x + offset;
-  const Real* d = a.metric ? a.metric + offset : nullptr;
-  double sign = 0, product = 0;
+void write_entries(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count, Y y) {
+  const Real *x = a.x + offset, *d = a.metric ? a.metric + offset : nullptr;
   if (a.grad_v)
 #pragma omp simd
-    for (int64_t c = 0; c < a.C; ++c) a.grad_v[offset + c] = (d ? d[c] : Real(1)) * y(c);
+    for (int64_t i = 0; i < count; ++i) a.grad_v[offset + i] = (d ? d[i] : Real(1)) * y(i);
   if (a.grad_metric)
 #pragma omp simd
-    for (int64_t c = 0; c < a.C; ++c) a.grad_metric[offset + c] = (a.v[offset + c] - x[c]) * y(c);
-  if (a.grad_l1 || a.grad_group || a.grad_shared || a.grad_ridge)
-    for (int64_t c = 0; c < a.C; ++c) {
-      const double u = y(c);
-      sign += x[c] > 0 ? u : (x[c] < 0 ? -u : 0.0);
-      product += x[c] * u;
-    }
-  return {sign, product};
+    for (int64_t i = 0; i < count; ++i) a.grad_metric[offset + i] = (a.v[offset + i] - x[i]) * y(i);
+}
+
+// Whether some gradient takes what lies along x.
+template <typename Real>
+bool wants_along(const ProxBackwardArgs<Real>& a) {
+  return a.grad_l1 || a.grad_group || a.grad_shared || a.grad_ridge;
+}
+
+// All of a group at `offset`; returns <x, y>, if it is wanted.
+template <typename Real, typename Y>
+double write_group(const ProxBackwardArgs<Real>& a, int64_t offset, double inverse_norm, Y y) {
+  write_entries(a, offset, a.C, y);
+  if (!wants_along(a)) return 0;
+  Along along{0, 0};
+  for (int64_t c = 0; c < a.C; ++c) {
+    const double u = y(c), x = a.x[offset + c];
+    along.sign += x > 0 ? u : (x < 0 ? -u : 0.0);
+    along.x += x * u;
+  }
+  write_strengths(a, offset / a.C, inverse_norm, along);
+  return along.x;
 }
 
 // Whether squares of a norm keep their precision in `Real`.
@@ -52,45 +64,47 @@ bool is_regular(Real square) {
   return square > kLeastSquare<Real> && square < kMostSquare<Real>;
 }
 
-// Eight groups of a solution and the right side they are solved for, entry c of group k at [8 c +
-// k].
+// Groups of a solution and the right side they are solved for, one in each lane of C columns.
 template <typename Real>
-struct SolvedColumns {
-  using E = Eight<Real>;
-  using Vector = typename E::Vector;
-  using Mask = typename E::Mask;
-  int64_t C;
-  Buffer<Real> storage{24 * C};
-  Real *x = storage.get(), *y = x + 8 * C, *D = y + 8 * C;
+class SolvedColumns {
+ public:
+  using Vector = Lanes<Real>;
+  using Mask = LaneMask<Real>;
+  static constexpr int64_t kLanes = Simd<Real>::kLanes;
   Vector square, norm, inverse, k;  // ||x||^2, ||x||, 1/||x|| or 0, group/||x||
   Mask some, irregular, loose;      // entries that are not 0; entries that are move where `loose`
 
+  explicit SolvedColumns(int64_t C) : C(C), transposed(C), rows(kLanes * C) {
+    x = storage.reserve(3 * C), y = x + C, D = y + C;
+  }
   void load(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count, const Levels<Real>& at,
             int64_t k0) {
-    const Vector ridge = E::at(at.ridge + k0), zero{};
+    const auto of = [k0](const Real* levels) -> const Vector& {
+      return *reinterpret_cast<const Vector*>(levels + k0);
+    };
+    const Vector zero{}, one = zero + 1;
+    transposed.take(a.x + offset, count, 0, x);
+    transposed.take(a.grad + offset, count, 0, y);
+    if (a.metric) transposed.take(a.metric + offset, count, 1, D);
     square = zero, some = Mask{};
     for (int64_t c = 0; c < C; ++c) {
-      Vector u{}, b{}, d = zero + 1;
-      gather(a.x + offset + c, C, count, u);
-      gather(a.grad + offset + c, C, count, b);
-      if (a.metric) gather(a.metric + offset + c, C, count, d);
-      E::at(x + 8 * c) = u, E::at(y + 8 * c) = b, E::at(D + 8 * c) = d + ridge;
-      square += u * u, some |= u != zero;
+      D[c] = (a.metric ? D[c] : one) + of(at.ridge);
+      square += x[c] * x[c], some |= x[c] != zero;
     }
     norm = square;
     take_root(norm);
     irregular = some & ~((square > kLeastSquare<Real>)&(square < kMostSquare<Real>));
     inverse = some ? 1 / norm : zero;
-    k = E::at(at.group + k0) * inverse;
-    loose = (some | (E::at(at.group + k0) == zero)) & (E::at(at.low + k0) == zero);
+    k = of(at.group) * inverse;
+    loose = (some | (of(at.group) == zero)) & (of(at.low) == zero);
   }
   // xh.(y/a), xh.(D xh / a), xh.((D + kappa) xh / a) and xh.(xh / a), a = D + k + kappa.
   void sums(const Vector& kappa, Vector& projection, Vector& slope, Vector& denominator,
             Vector& weight) const {
     projection = slope = denominator = weight = Vector{};
     for (int64_t c = 0; c < C; ++c) {
-      const Vector u = E::at(x + 8 * c) * inverse, d = E::at(D + 8 * c), s = u / (d + k + kappa);
-      projection += s * E::at(y + 8 * c);
+      const Vector u = x[c] * inverse, d = D[c], s = u / (d + k + kappa);
+      projection += s * y[c];
       slope += s * u * d, denominator += s * u * (d + kappa), weight += s * u;
     }
   }
@@ -98,16 +112,36 @@ struct SolvedColumns {
   void solve(const Vector& kappa, const Vector& lift, const Mask& moving) {
     Vector projection, slope, denominator, weight;
     const Vector zero{};
-    for (int64_t c = 0; c < C; ++c) E::at(y + 8 * c) += lift * E::at(x + 8 * c);
+    for (int64_t c = 0; c < C; ++c) y[c] += lift * x[c];
     sums(kappa, projection, slope, denominator, weight);
     const Vector along = k == zero ? zero : k * projection / denominator * inverse;
     const Mask free = moving & loose;
     for (int64_t c = 0; c < C; ++c) {
-      const Vector u = E::at(x + 8 * c);
-      const Vector solved = (E::at(y + 8 * c) + along * u) / (E::at(D + 8 * c) + k + kappa);
-      E::at(y + 8 * c) = (u != zero) | free ? solved : zero;
+      const Vector solved = (y[c] + along * x[c]) / (D[c] + k + kappa);
+      y[c] = (x[c] != zero) | free ? solved : zero;
     }
   }
+  // y, group by group.
+  const Real* solution(int64_t count) {
+    transposed.put(y, count, rows.get());
+    return rows.get();
+  }
+  // Of every group the sums of `Along`.
+  void along(Vector& sign, Vector& product) const {
+    const Vector zero{};
+    sign = product = zero;
+    for (int64_t c = 0; c < C; ++c) {
+      sign += x[c] > zero ? y[c] : (x[c] < zero ? -y[c] : zero);
+      product += x[c] * y[c];
+    }
+  }
+
+ private:
+  int64_t C;
+  GroupColumns<Real> transposed;
+  LaneBuffer<Real> storage;
+  Buffer<Real> rows;
+  Vector *x, *y, *D;
 };
 
 // How the shared level enters a group: kappa, and the part of x that its feature adds to grad.
@@ -132,9 +166,7 @@ double write_irregular(const ProxBackwardArgs<Real>& a, int64_t offset, const Le
   Buffer<Real> buffer(a.C);
   Real* y = buffer.get();
   solve_group_backward(s, a.grad + offset, coupling.lift, y);
-  const Along along = write_entries(a, offset, [y](int64_t c) { return y[c]; });
-  write_strengths(a, offset / a.C, s.inverse_norm, along);
-  return along.x;
+  return write_group(a, offset, s.inverse_norm, [y](int64_t c) { return y[c]; });
 }
 
 // A group whose entries lie across lanes, without the shared level.
@@ -161,25 +193,27 @@ void write_long(const ProxBackwardArgs<Real>& a, int64_t offset, const Levels<Re
     const Real solved = (b[c] + along * x[c]) / (D(c) + k);
     return (x[c] != 0) | free ? solved : Real(0);
   };
-  write_strengths(a, offset / a.C, inverse, write_entries(a, offset, y));
+  write_group(a, offset, inverse, y);
 }
 
 // Every gradient of the groups in the columns, the k-th at offset + k C and the (k0 + k)-th of
 // `at`; calls body(k, <x, y>) for each. `coupling(k)` is asked of those that take doubles.
 template <typename Real, typename Couples, typename F>
 void write_columns(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count,
-                   const Levels<Real>& at, int64_t k0, const SolvedColumns<Real>& columns,
+                   const Levels<Real>& at, int64_t k0, SolvedColumns<Real>& columns,
                    Couples coupling, F body) {
+  const Real* y = columns.solution(count);
+  write_entries(a, offset, count * a.C, [y](int64_t i) { return y[i]; });
+  Lanes<Real> sign{}, product{};
+  if (wants_along(a)) columns.along(sign, product);
   for (int64_t k = 0; k < count; ++k) {
     const int64_t from = offset + k * a.C;
     if (columns.irregular[k]) {
       body(k, write_irregular(a, from, at, k0 + k, coupling(k)));
-      continue;
+    } else if (wants_along(a)) {
+      write_strengths(a, from / a.C, columns.inverse[k], {sign[k], product[k]});
+      body(k, product[k]);
     }
-    const Real* y = columns.y + k;
-    const Along along = write_entries(a, from, [y](int64_t c) { return y[8 * c]; });
-    write_strengths(a, from / a.C, columns.inverse[k], along);
-    body(k, along.x);
   }
 }
 
@@ -212,20 +246,20 @@ void write_singles(const ProxBackwardArgs<Real>& a, int64_t index, int64_t count
 // Groups [begin, end) without the shared level.
 template <typename Real>
 void prox_backward_groups(const ProxBackwardArgs<Real>& a, int64_t begin, int64_t end) {
-  using Vector = typename Eight<Real>::Vector;
-  using Mask = typename Eight<Real>::Mask;
+  using Vector = Lanes<Real>;
+  constexpr int64_t kLanes = Simd<Real>::kLanes;
   const int64_t C = a.C, step = C < kLongGroup ? groups_of(C) : 1;
   Levels<Real> levels;
-  SolvedColumns<Real> columns{C < kLongGroup ? C : 0};
+  SolvedColumns<Real> columns(C < kLongGroup ? C : 0);
   for (int64_t i = begin; i < end; i += step) {
     const int64_t groups = std::min(step, end - i);
     levels.load(a.penalty, a.M, C, i, groups);
     if (C >= kLongGroup) write_long(a, i * C, levels);
     if (C == 1) write_singles(a, i, groups, levels);
-    for (int64_t k0 = 0; k0 < groups && C > 1 && C < kLongGroup; k0 += 8) {
-      const int64_t count = std::min<int64_t>(8, groups - k0), offset = (i + k0) * C;
+    for (int64_t k0 = 0; k0 < groups && C > 1 && C < kLongGroup; k0 += kLanes) {
+      const int64_t count = std::min(kLanes, groups - k0), offset = (i + k0) * C;
       columns.load(a, offset, count, levels, k0);
-      columns.solve(Vector{}, Vector{}, ~Mask{});
+      columns.solve(Vector{}, Vector{}, ~LaneMask<Real>{});
       write_columns(
           a, offset, count, levels, k0, columns, [](int64_t) { return Coupling{}; },
           [](int64_t, double) {});
@@ -236,9 +270,9 @@ void prox_backward_groups(const ProxBackwardArgs<Real>& a, int64_t begin, int64_
 // Features [m0, m0 + width) over all tasks, which the shared level couples.
 template <typename Real>
 class FeatureAdjoint {
-  using E = Eight<Real>;
-  using Vector = typename E::Vector;
-  using Mask = typename E::Mask;
+  using Vector = Lanes<Real>;
+  using Mask = LaneMask<Real>;
+  static constexpr int64_t kLanes = Simd<Real>::kLanes;
 
  public:
   FeatureAdjoint(const ProxBackwardArgs<Real>& args, int64_t m0, int64_t width)
@@ -262,18 +296,17 @@ class FeatureAdjoint {
   Real kappas_[kSlab] = {};
   double projection[kSlab] = {}, denominator[kSlab] = {}, x_y[kSlab] = {};
 
-  // Calls body(k0, offset, count) for eight features at a time of every task, in the columns.
+  // Calls body(k0, offset, count) for as many features at a time as a vector has lanes, of every
+  // task, in the columns.
   template <typename F>
   void over(F body) {
-    for (int64_t task = 0; task < a.T; ++task) {
-      const int64_t first = task * a.M + m0;
-      levels.load(a.penalty, a.M, a.C, first, width);
-      for (int64_t k0 = 0; k0 < width; k0 += 8) {
-        const int64_t offset = (first + k0) * a.C, count = std::min<int64_t>(8, width - k0);
-        columns.load(a, offset, count, levels, k0);
-        body(k0, offset, count);
+    for_each_row(a, m0, width, {a.x, a.grad, a.metric}, levels, [&](int64_t offset) {
+      for (int64_t k0 = 0; k0 < width; k0 += kLanes) {
+        const int64_t count = std::min(kLanes, width - k0);
+        columns.load(a, offset + k0 * a.C, count, levels, k0);
+        body(k0, offset + k0 * a.C, count);
       }
-    }
+    });
   }
 
   // theta = ||x_m||, kappa = shared / theta
@@ -330,7 +363,7 @@ class FeatureAdjoint {
     });
   }
 
-  const Vector& kappas(int64_t k0) const { return E::at(kappas_ + k0); }
+  const Vector& kappas(int64_t k0) const { return *reinterpret_cast<const Vector*>(kappas_ + k0); }
 
   Coupling coupling(int64_t k) const {
     const double lift =

@@ -61,6 +61,8 @@ struct AdamwUpdate {
 
   const Real* operator()(int64_t offset, int64_t count) {
     adamw(a, offset, count, metric.reserve(count));
+    fetch(a.prox.x + offset, count), fetch(a.grad + offset, count);
+    fetch(a.first + offset, count), fetch(a.second + offset, count);
     return metric.get();
   }
 };

@@ -30,12 +30,39 @@ struct ShortGroups {
     spread<i>(of_groups, out, Lanes());
   }
 
+  // Entry c of every group into columns[stride * c], from the vectors that hold the groups.
+  static void take_columns(const Vector* x, Vector* columns, int64_t stride = 1) {
+    if constexpr (C > 1 && C % 2 == 0) {
+      Vector even[C / 2], odd[C / 2];
+      for (int i = 0; i < C / 2; ++i) part_pairs(x[2 * i], x[2 * i + 1], even[i], odd[i], Lanes());
+      ShortGroups<Real, C / 2>::take_columns(even, columns, 2 * stride);
+      ShortGroups<Real, C / 2>::take_columns(odd, columns + stride, 2 * stride);
+    } else {
+      for_each_vector([&](auto c) { take_column<c>(x, columns[stride * c]); });
+    }
+  }
+  // Back.
+  static void put_columns(const Vector* columns, Vector* x, int64_t stride = 1) {
+    if constexpr (C > 1 && C % 2 == 0) {
+      Vector even[C / 2], odd[C / 2];
+      ShortGroups<Real, C / 2>::put_columns(columns, even, 2 * stride);
+      ShortGroups<Real, C / 2>::put_columns(columns + stride, odd, 2 * stride);
+      for (int i = 0; i < C / 2; ++i) join_pairs(even[i], odd[i], x[2 * i], x[2 * i + 1], Lanes());
+    } else {
+      for_each_vector([&](auto i) { put_vector<i>(columns, stride, x[i]); });
+    }
+  }
+
   // The sum of each group; x is overwritten.
   static void sum(Vector* x, Vector& sums) {
     if constexpr (C == 1) {
       sums = x[0];
     } else if constexpr (C % 2 == 0) {
-      for (int i = 0; i < C / 2; ++i) add_pairs(x[2 * i], x[2 * i + 1], x[i], Lanes());
+      Vector even, odd;
+      for (int i = 0; i < C / 2; ++i) {
+        part_pairs(x[2 * i], x[2 * i + 1], even, odd, Lanes());
+        x[i] = even + odd;
+      }
       ShortGroups<Real, C / 2>::sum(x, sums);
     } else {
       Vector column;
@@ -56,13 +83,21 @@ struct ShortGroups {
     out = SPARSEDIS_SHUFFLE(Mask, of_groups, of_groups, ((i * kLanes + k) / C)...);
   }
   template <int... k>
-  static void add_pairs(const Vector& a, const Vector& b, Vector& out,
-                        std::integer_sequence<int, k...>) {
-    out = SPARSEDIS_SHUFFLE(Mask, a, b, (2 * k)...) + SPARSEDIS_SHUFFLE(Mask, a, b, (2 * k + 1)...);
+  static void part_pairs(const Vector& a, const Vector& b, Vector& even, Vector& odd,
+                         std::integer_sequence<int, k...>) {
+    even = SPARSEDIS_SHUFFLE(Mask, a, b, (2 * k)...);
+    odd = SPARSEDIS_SHUFFLE(Mask, a, b, (2 * k + 1)...);
+  }
+  template <int... k>
+  static void join_pairs(const Vector& even, const Vector& odd, Vector& a, Vector& b,
+                         std::integer_sequence<int, k...>) {
+    a = SPARSEDIS_SHUFFLE(Mask, even, odd, (k / 2 + k % 2 * kLanes)...);
+    b = SPARSEDIS_SHUFFLE(Mask, even, odd, ((k + kLanes) / 2 + k % 2 * kLanes)...);
   }
   // The c-th entry of each group, from the first two vectors at once and from each that follows.
   template <int c>
   static void take_column(const Vector* x, Vector& column) {
+    if constexpr (C == 1) column = x[0];
     for_each_vector([&](auto i) {
       if constexpr (i > 0) take<c, i>(i == 1 ? x[0] : column, x[i], column, Lanes());
     });
@@ -78,6 +113,26 @@ struct ShortGroups {
     const int from = (k * C + c) / kLanes, lane = (k * C + c) % kLanes;
     if (from == i) return kLanes + lane;
     return i == 1 && from == 0 ? lane : k;
+  }
+  // Vector i, from the first two columns at once and from each that follows.
+  template <int i>
+  static void put_vector(const Vector* columns, int64_t stride, Vector& x) {
+    if constexpr (C == 1) x = columns[0];
+    for_each_vector([&](auto c) {
+      if constexpr (c > 0) put<i, c>(c == 1 ? columns[0] : x, columns[stride * c], x, Lanes());
+    });
+  }
+  template <int i, int c, int... k>
+  static void put(const Vector& before, const Vector& column, Vector& x,
+                  std::integer_sequence<int, k...>) {
+    x = SPARSEDIS_SHUFFLE(Mask, before, column, destination<i, c>(k)...);
+  }
+  // Where entry k of vector i is, among what has been put before and column c.
+  template <int i, int c>
+  static constexpr int destination(int k) {
+    const int group = (i * kLanes + k) / C, of = (i * kLanes + k) % C;
+    if (of == c) return kLanes + group;
+    return c == 1 && of == 0 ? group : k;
   }
 };
 

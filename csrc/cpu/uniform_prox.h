@@ -86,25 +86,28 @@ template <typename Real>
 struct Layout {
   using Mask = typename Eight<Real>::Mask;
   int64_t C;           // entries of a group
-  int64_t offset[8];   // of a vector with the rest of a group's entries,
-  Mask inside[8];      // and which of its lanes these are
+  Mask rest{};         // lanes of a vector with those of its entries that fill none of their own
   Buffer<Mask> group;  // of every lane of all C vectors
 
   explicit Layout(int64_t C) : C(C), group(C < kLongGroup ? C : 0) {
     if (C >= kLongGroup) return;
-    const int64_t whole = C / 8 * 8;  // entries in vectors of their own
-    for (int64_t k = 0; k < 8; ++k) {
-      offset[k] = std::min(k * C + whole, 8 * C - 8);
-      for (int64_t i = 0; i < 8; ++i) {
-        const int64_t at = offset[k] + i;
-        inside[k][i] = at >= k * C + whole && at < (k + 1) * C ? -1 : 0;
-      }
-    }
+    for (int64_t i = 0; i < C % 8; ++i) rest[i] = -1;
     auto* of_entry = reinterpret_cast<typename Eight<Real>::Index*>(group.get());
     for (int64_t k = 0; k < 8; ++k)
       std::fill_n(of_entry + k * C, C, static_cast<typename Eight<Real>::Index>(k));
   }
 };
+
+// The vector that starts with entry `first` of `count`, of which the last ones start earlier and
+// are turned, so that an entry's lane does not depend on where its group lies.
+template <typename Real>
+void load_from(const Real* x, int64_t first, int64_t count, typename Eight<Real>::Vector& out) {
+  out = Eight<Real>::at(x + std::min(first, count - 8));
+  if (first <= count - 8) return;
+  typename Eight<Real>::Mask lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  lane = (lane + static_cast<typename Eight<Real>::Index>(first - (count - 8))) & 7;
+  Eight<Real>::pick(lane, typename Eight<Real>::Vector(out), out);
+}
 
 // Calls body(k, v) with `lanes` groups of C at a time, of which k is the first; what is left is
 // followed by zeros, so that a group's sum does not depend on how many there are.
@@ -119,7 +122,7 @@ void for_each_lanes(const Real* v, int64_t groups, int64_t C, F body) {
 }
 
 // Sums over the entries of eight groups of C at once, each entry as `term(of_entries, x)` leaves
-// it: 0 as 0. For any array with a number for each group, `of_entries(array, out)` gives those of
+// it. For any array with a number for each group, `of_entries(array, out)` gives those of
 // the entries in x. Where C is a constant, the loops are unrolled.
 template <typename Real, typename Length, typename Term>
 void eight_sums(const Real* v, int64_t k0, Length C, const Layout<Real>& layout, Term term,
@@ -132,9 +135,11 @@ void eight_sums(const Real* v, int64_t k0, Length C, const Layout<Real>& layout,
     const auto of_entries = [=](const Real* of_groups, Vector& out) {
       out = Vector{} + of_groups[k0 + k];
     };
-    Vector x = Eight<Real>::at(v + layout.offset[k]);
-    Eight<Real>::keep(layout.inside[k], x);
+    Vector x;
+    load_from(v, k * C + C / 8 * 8, 8 * C, x);
+    // Masked last, it is no product that may or may not be fused with the sum.
     term(of_entries, x);
+    Eight<Real>::keep(layout.rest, x);
     sums[k] = x;
     for (int64_t c = 0; c < C / 8 * 8; c += 8) {
       x = Eight<Real>::at(row + c);
@@ -210,7 +215,7 @@ void sum_blocks(int64_t C, double (&totals)[N], F term) {
     const auto add = [&](int64_t c, int64_t i, int64_t skipped) {
       Sum q[N];
       term(c + i, q);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int k = 0; k < N; ++k) sums[k][i] += i < skipped ? 0 : q[k];
     };
     int64_t c = begin;
@@ -446,10 +451,17 @@ void for_each_range(int64_t groups, int64_t C, ParallelFor run, F body) {
       [&](int64_t begin, int64_t end) { body(begin * block, std::min(groups, end * block)); });
 }
 
-// Asks for entries that are about to be read, which the processor itself does only near by.
+// Asks for entries that are about to be read, which the processor itself does only near by. A call,
+// as it has no effect that the compiler knows of, would be left out.
 template <typename Real>
-void fetch(const Real* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(from + kReadAhead + i);
+__attribute__((always_inline)) inline void prefetch(const Real* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Real)) __builtin_prefetch(from + i);
+}
+
+// The same of those that come after `count` entries and a few more.
+template <typename Real>
+__attribute__((always_inline)) inline void fetch(const Real* from, int64_t count) {
+  prefetch(from + kReadAhead, count);
 }
 
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.

@@ -294,6 +294,30 @@ def test_bitwise_the_same_on_any_number_of_threads():
         assert torch.equal(sk.prox(v, penalty), alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("C", [2, 3, 4, 5, 7, 8, 10, 16, 23, 130])
+@pytest.mark.parametrize("with_metric", [False, True])
+def test_bitwise_the_same_in_any_batch(native, with_metric, C, dtype):
+    """Values and gradients of groups, on whose side which others are solved."""
+    torch.manual_seed(0)
+    v = torch.randn(41, 1, C, dtype=dtype)
+    metric = (3 * torch.randn_like(v)).exp() if with_metric else None
+    group = torch.rand(41, 1, dtype=dtype) * 2
+
+    def values(tasks):
+        leaf = v[tasks].requires_grad_()
+        penalty = sk.Penalty(l1=1e-3, group=group[tasks])
+        chosen = None if metric is None else metric[tasks]
+        x = sk.prox(leaf, penalty, metric=chosen, backend=native)
+        return x.detach(), *torch.autograd.grad(x.square().sum(), leaf)
+
+    order = torch.randperm(41)
+    for all_, some in zip(values(slice(None)), values(order), strict=True):
+        assert torch.equal(all_[order], some)
+    for all_, some in zip(values(slice(None)), values([7]), strict=True):
+        assert torch.equal(all_[[7]], some)
+
+
 def test_metric_threshold_never_changes_a_sign(any_backend):
     """Plain Newton without a clamp gives a negative norm just above the threshold."""
     d = (2 * torch.randn(2000, 1, 6)).exp()
