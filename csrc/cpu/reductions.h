@@ -7,41 +7,163 @@
 
 SPARSEDIS_BEGIN
 
-// The penalty of one group without the shared level.
+// sum |w| of consecutive groups: 0 exactly where every entry is 0.
 template <typename Real>
-double group_value(const PenaltyValueArgs<Real>& a, int64_t t, int64_t m, double norm2) {
-  const Real* w = a.w + (t * a.M + m) * a.C;
-  double magnitude = 0;
-  for (int64_t c = 0; c < a.C; ++c) {
-    magnitude += std::fabs(w[c]);
-    if (a.penalty.nonneg && w[c] < 0) return std::numeric_limits<double>::infinity();
+void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
+  const int64_t C = layout.C;
+  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
+  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
+  for (int64_t k = 0; k < groups; ++k) {
+    double sum[1];
+    const Real* row = w + k * C;
+    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
+    out[k] = static_cast<Real>(sum[0]);
   }
-  return at(a.penalty.l1, t, m) * magnitude + at(a.penalty.group, t, m) * std::sqrt(norm2) +
-         0.5 * at(a.penalty.ridge, t, m) * norm2;
 }
 
-// One partial sum per slab, added in order: the value does not depend on the number of threads.
+// sum |w| and ||w||^2 of consecutive groups.
 template <typename Real>
-void penalty_value(const PenaltyValueArgs<Real>& a, ParallelFor run) {
-  const int64_t slabs = (a.M + kSlab - 1) / kSlab;
-  Buffer<double> partial(slabs + 1);
-  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-    double sum = 0, shared[kSlab] = {};
-    for (int64_t t = 0; t < a.T; ++t)
-      for (int64_t k = 0; k < width; ++k) {
-        const double norm2 = sum_of_squares(a.w + (t * a.M + m0 + k) * a.C, a.C);
-        shared[k] += norm2;
-        sum += group_value(a, t, m0 + k, norm2);
-      }
-    for (int64_t k = 0; k < width; ++k)
-      sum += at(a.penalty.shared, 0, m0 + k) * std::sqrt(shared[k]);
-    partial.get()[m0 / kSlab] = sum;
+struct PenaltySums {
+  Real magnitude[kGroups], square[kGroups];
+
+  void take(const Real* w, int64_t groups, const Layout<Real>& layout) {
+    magnitudes(w, groups, layout, magnitude);
+    const int64_t C = layout.C;
+    if (C < kLongGroup)
+      group_sums(w, groups, layout, [](const auto&, auto& x) { x *= x; }, square);
+    else
+      for (int64_t k = 0; k < groups; ++k)
+        square[k] =
+            static_cast<Real>(long_square_norm<false, Real>(w + k * C, C, Real(0), Real(0)));
+  }
+  // Calls body(k) for the groups whose squares may leave the range of `Real`.
+  template <typename F>
+  void for_each_irregular(int64_t groups, F body) const {
+    const auto irregular = [this](int64_t k) {
+      const bool within = square[k] > kLeastSquare<Real> && square[k] < kMostSquare<Real>;
+      return !(within | (magnitude[k] == 0));
+    };
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (int64_t k = 0; k < groups; ++k) any |= irregular(k);
+    for (int64_t k = 0; k < groups && any; ++k)
+      if (irregular(k)) body(k);
+  }
+};
+
+// As the prox takes them.
+template <typename Real>
+ProxArgs<Real> prox_args(const PenaltyValueArgs<Real>& a) {
+  return {a.T, a.M, a.C, a.w, nullptr, a.penalty, nullptr};
+}
+
+// The penalty of consecutive groups without the shared level; their squares are added to
+// `squares`, unless that is null.
+template <typename Real>
+double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, double* squares) {
+  const int64_t C = all.a.C;
+  const Real* w = all.a.v + index * C;
+  const Levels<Real>& at = all.levels;
+  PenaltySums<Real> sums;
+  double magnitude[kGroups], square[kGroups], total = 0;
+  fetch(w, groups * C);
+  if (all.a.penalty.nonneg && std::any_of(w, w + groups * C, [](Real x) { return x < 0; }))
+    return std::numeric_limits<double>::infinity();
+  sums.take(w, groups, all.layout);
+#pragma omp simd
+  for (int64_t k = 0; k < groups; ++k) magnitude[k] = sums.magnitude[k], square[k] = sums.square[k];
+  sums.for_each_irregular(groups, [&](int64_t k) {
+    square[k] = sum_of_squares(w + k * C, C), magnitude[k] = 0;
+    for (int64_t c = 0; c < C; ++c) magnitude[k] += std::fabs(w[k * C + c]);
+  });
+#pragma omp simd reduction(+ : total)
+  for (int64_t k = 0; k < groups; ++k)
+    total += at.l1[k] * magnitude[k] + at.group[k] * std::sqrt(square[k]) +
+             0.5 * at.ridge[k] * square[k];
+  for (int64_t k = 0; k < groups && squares; ++k) squares[k] += square[k];
+  return total;
+}
+
+// ||w_m||^2 of every feature over all tasks into `squares`, unless that is null; returns the
+// penalty without the shared level. Blocks are added in order, whatever the number of threads.
+template <typename Real>
+double tasks_value(const PenaltyValueArgs<Real>& a, ParallelFor run, double* squares) {
+  const ProxArgs<Real> args = prox_args(a);
+  const TaskBlocks blocks(a.T, a.M * a.C);
+  Buffer<double> value(blocks.count), of_features(squares ? blocks.count * a.M : 0);
+  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
+    Groups<Real> all(args);
+    const int64_t rows = squares ? a.M : (end - begin) * a.M;  // of features, or of all groups
+    double* sums = squares ? of_features.get() + b * a.M : nullptr;
+    value.get()[b] = 0;
+    if (sums) std::fill_n(sums, a.M, 0.0);
+    for (int64_t first = begin * a.M; first < end * a.M; first += rows)
+      all.for_each(first, first + rows, [&](int64_t i, int64_t groups) {
+        value.get()[b] += groups_value(all, i, groups, sums ? sums + i - first : nullptr);
+      });
   });
   double total = 0;
-  for (int64_t slab = 0; slab < slabs; ++slab) total += partial.get()[slab];
+  if (squares) std::fill_n(squares, a.M, 0.0);
+  for (int64_t b = 0; b < blocks.count; ++b) {
+    total += value.get()[b];
+    for (int64_t m = 0; m < a.M && squares; ++m) squares[m] += of_features.get()[b * a.M + m];
+  }
+  return total;
+}
+
+template <typename Real>
+void penalty_value(const PenaltyValueArgs<Real>& a, ParallelFor run) {
+  const bool shared = present(a.penalty.shared);
+  Buffer<double> squares(shared ? a.M : 0);
+  double total = tasks_value(a, run, shared ? squares.get() : nullptr);
+  for (int64_t m = 0; m < a.M && shared; ++m)
+    total += at(a.penalty.shared, 0, m) * std::sqrt(squares.get()[m]);
   *a.value = static_cast<Real>(total);
 }
 
+// x = body(x, ...) for the entries of consecutive groups, a vector of them at a time, as the terms
+// of `group_sums`, or one.
+template <typename Real, typename F>
+void map_entries(const Real* w, int64_t groups, const Layout<Real>& layout, F body, Real* x) {
+  const int64_t C = layout.C;
+  int64_t k = 0;
+  const auto shorts = [&](auto length) __attribute__((flatten)) {
+    using Short = ShortGroups<Real, length>;
+    for (; k + Short::kLanes <= groups; k += Short::kLanes)
+      Short::for_each_vector([&](auto i) {
+        const int64_t first = k * length + i * Short::kLanes;
+        const auto of_entries = [=](const Real* of_groups, typename Short::Vector& out) {
+          Short::template spread<i>(Short::at(of_groups + k), out);
+        };
+        typename Short::Vector u = Short::at(w + first);
+        body(of_entries, u);
+        Short::at(x + first) = u;
+      });
+  };
+  using E = Eight<Real>;
+  if (C < kLongGroup && !with_constant<Real>(C, shorts))
+    for (; k + 8 <= groups; k += 8)
+      for (int64_t i = 0; i < C; ++i) {
+        const auto& group = layout.group.get()[i];
+        const auto of_entries = [&group, k](const Real* of_groups, auto& out) {
+          E::pick(group, E::at(of_groups + k), out);
+        };
+        typename E::Vector u = E::at(w + k * C + 8 * i);
+        body(of_entries, u);
+        E::at(x + k * C + 8 * i) = u;
+      }
+  for (; k < groups; ++k) {
+    const auto of_entries = [k](const Real* of_groups, auto& out) { out = of_groups[k]; };
+#pragma omp simd
+    for (int64_t c = k * C; c < (k + 1) * C; ++c) {
+      Real u = w[c];
+      body(of_entries, u);
+      x[c] = u;
+    }
+  }
+}
+
+// One group, in double.
 template <typename Real>
 void penalty_value_backward_group(const PenaltyValueArgs<Real>& a, int64_t t, int64_t m,
                                   double feature_norm) {
@@ -65,35 +187,67 @@ void penalty_value_backward_group(const PenaltyValueArgs<Real>& a, int64_t t, in
     a.grad_ridge[index] = static_cast<Real>(a.grad * a.penalty.ridge.scale * 0.5 * norm2);
 }
 
+// Consecutive groups; norms are of the features over all tasks, and `coupled` is shared / norm, of
+// the groups' own ones, or null without the shared level.
 template <typename Real>
-void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
-  for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-    double norms[kSlab] = {};
-    for (int64_t t = 0; t < a.T; ++t)
-      for (int64_t k = 0; k < width; ++k)
-        norms[k] += sum_of_squares(a.w + (t * a.M + m0 + k) * a.C, a.C);
-    for (int64_t k = 0; k < width; ++k) {
-      norms[k] = std::sqrt(norms[k]);
-      if (a.grad_shared)
-        a.grad_shared[m0 + k] = static_cast<Real>(a.grad * a.penalty.shared.scale * norms[k]);
-    }
-    for (int64_t t = 0; t < a.T; ++t)
-      for (int64_t k = 0; k < width; ++k) penalty_value_backward_group(a, t, m0 + k, norms[k]);
+void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups<Real>& all,
+                                   int64_t index, int64_t groups, const double* norms,
+                                   const double* coupled) {
+  const Real* w = a.w + index * a.C;
+  const Levels<Real>& at = all.levels;
+  PenaltySums<Real> sums;
+  Real l1[kGroups], radial[kGroups];
+  fetch(w, groups * a.C);
+  sums.take(w, groups, all.layout);
+#pragma omp simd
+  for (int64_t k = 0; k < groups; ++k) {
+    const Real norm = std::sqrt(sums.square[k]);
+    const Real slope = (norm > 0 ? at.group[k] / norm : Real(0)) + at.ridge[k];
+    l1[k] = Real(a.grad) * at.l1[k];
+    radial[k] = Real(a.grad) * (slope + (coupled ? Real(coupled[k]) : Real(0)));
+  }
+  const auto slope = [&](const auto& of_entries, auto& x) {
+    std::decay_t<decltype(x)> along{}, scale{};
+    const std::decay_t<decltype(x)> zero{};
+    of_entries(l1, along), of_entries(radial, scale);
+    x = (x > zero ? along : (x < zero ? -along : zero)) + scale * x;
+  };
+  if (a.grad_w) map_entries(w, groups, all.layout, slope, a.grad_w + index * a.C);
+  const auto write = [&](Real* out, double scale, auto value) {
+    const Real by = static_cast<Real>(a.grad * scale);
+#pragma omp simd
+    for (int64_t k = 0; k < (out ? groups : 0); ++k) out[index + k] = by * value(k);
+  };
+  write(a.grad_l1, a.penalty.l1.scale, [&](int64_t k) { return sums.magnitude[k]; });
+  write(a.grad_group, a.penalty.group.scale, [&](int64_t k) { return std::sqrt(sums.square[k]); });
+  write(a.grad_ridge, a.penalty.ridge.scale, [&](int64_t k) { return sums.square[k] / 2; });
+  sums.for_each_irregular(groups, [&](int64_t k) {
+    const int64_t t = (index + k) / a.M, m = (index + k) % a.M;
+    penalty_value_backward_group(a, t, m, norms[m]);
   });
 }
 
-// sum |w| of consecutive groups: 0 exactly where every entry is 0.
 template <typename Real>
-void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
-  const int64_t C = layout.C;
-  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
-  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
-  for (int64_t k = 0; k < groups; ++k) {
-    double sum[1];
-    const Real* row = w + k * C;
-    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
-    out[k] = static_cast<Real>(sum[0]);
+void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
+  const bool shared = present(a.penalty.shared);
+  Buffer<double> norms(a.M), coupled(shared ? a.M : 0);
+  std::fill_n(norms.get(), a.M, 0.0);
+  if (shared || a.grad_shared) tasks_value(a, run, norms.get());
+  for (int64_t m = 0; m < a.M; ++m) {
+    const double norm = norms.get()[m] = std::sqrt(norms.get()[m]);
+    if (shared) coupled.get()[m] = norm > 0 ? at(a.penalty.shared, 0, m) / norm : 0.0;
+    if (a.grad_shared) a.grad_shared[m] = static_cast<Real>(a.grad * a.penalty.shared.scale * norm);
   }
+  const ProxArgs<Real> args = prox_args(a);
+  TaskBlocks(a.T, a.M * a.C).for_each(run, [&](int64_t, int64_t begin, int64_t end) {
+    Groups<Real> all(args);
+    const int64_t rows = shared ? a.M : (end - begin) * a.M;
+    for (int64_t first = begin * a.M; first < end * a.M; first += rows)
+      all.for_each(first, first + rows, [&](int64_t i, int64_t groups) {
+        penalty_value_backward_groups(a, all, i, groups, norms.get(),
+                                      shared ? coupled.get() + i - first : nullptr);
+      });
+  });
 }
 
 constexpr int64_t kUsageTasks = 8;  // whose magnitudes are summed in `Real`
