@@ -16,6 +16,7 @@ MODULES = {
     "prox_sgd": "optim",
     "prox_adamw": "optim",
     "feature_usage": "feature_usage",
+    "penalty_value": "penalty_value",
     "fit_heads": "fit_heads",
     "losses": "losses",
     "one_design": "one_design",
