@@ -97,6 +97,7 @@ class Columns {
   }
 
   const int64_t C;
+  ReadAhead<Real> ahead;  // of what follows the groups
 
   int64_t blocks() const { return blocks_; }
   Vector* u(int64_t block) { return storage_.get() + 2 * C * block; }
@@ -107,10 +108,12 @@ class Columns {
   // d is 1.
   void load(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& levels) {
     groups_ = groups, blocks_ = blocks_of(groups);
+    ahead.in_parts(5 * blocks_);  // about as often a block is gone through
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t k = b * kLanes, count = std::min(kLanes, groups - k);
       const Vector low = at(levels.low + k), high = at(levels.l1 + k), one = Vector{} + 1;
       Vector *w = u(b), *D = curvature(b);
+      ahead.some();
       transposed_.take(v + k * C, count, 0, w);
       if (metric) transposed_.take(metric + k * C, count, 1, D);
       for (int64_t c = 0; c < C; ++c) {
@@ -137,6 +140,7 @@ class Columns {
     bool any = false;
     for (int64_t b = 0; b < blocks_; ++b) {
       Vector square, weighted, largest;
+      ahead.some();
       measure(b, square, weighted, largest);
       roots(b).start(square, weighted, largest);
       any |= roots(b).any = any_lane(roots(b).open);
@@ -163,6 +167,7 @@ class Columns {
   void store(Real* x) {
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t k = b * kLanes;
+      ahead.some();
       transposed_.put(u(b), std::min(kLanes, groups_ - k), x + k * C);
     }
   }
@@ -181,6 +186,7 @@ class Columns {
     bool any = false;
     for (int64_t b = 0; b < blocks_; ++b) {
       if (!roots(b).any) continue;
+      ahead.some();
       const Vector *w = u(b), *D = curvature(b), r = roots(b).r, level = roots(b).level;
       Vector t{}, s{}, curve{};
       for (int64_t c = 0; c < C; ++c) {

@@ -18,15 +18,15 @@ void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body) {
   });
 }
 
-// Groups that no level couples. `update(offset, count)` is called for entries that are about to be
-// read, and returns their metric, or null where there is none.
+// Groups that no level couples. `update(offset, count, ahead)` is called for entries that are about
+// to be read, and returns their metric, or null where there is none; `ahead` may be started.
 template <typename Real, typename Update>
 void prox_groups(const ProxArgs<Real>& a, int64_t begin, int64_t end, Update update) {
   Groups<Real> all(a);
   Columns<Real> columns(a.C < kLongGroup ? a.C : 0, groups_of(a.C));
   all.for_each(begin, end, [&](int64_t i, int64_t groups) {
     const int64_t offset = i * a.C;
-    const Real* metric = update(offset, groups * a.C);
+    const Real* metric = update(offset, groups * a.C, columns.ahead);
     metric ? solve_groups(a.v + offset, metric, groups, a.C, all.levels, columns, a.x + offset)
            : all.prox(i, groups);
   });
@@ -43,10 +43,9 @@ template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
   if (!present(a.penalty.shared)) {
     prox_ranges(a, run, [&] {
-      return [&](int64_t offset, int64_t count) -> const Real* {
+      return [&](int64_t offset, int64_t count, ReadAhead<Real>& ahead) -> const Real* {
         if (!a.metric) return nullptr;
-        fetch(a.v + offset, count), fetch(a.metric + offset, count);
-        if (a.x != a.v) fetch(a.x + offset, count);
+        ahead.start({a.v + offset, a.metric + offset, a.x + offset}, count);
         return a.metric + offset;
       };
     });

@@ -24,11 +24,13 @@ void sgd(const ProxSgdArgs<Real>& a, int64_t offset, int64_t count) {
 
 template <typename Real>
 void prox_sgd(const ProxSgdArgs<Real>& a, ParallelFor run) {
-  const auto update = [&](int64_t offset, int64_t count) -> const Real* {
-    sgd(a, offset, count);
+  const auto update = [&](int64_t offset, int64_t count) { sgd(a, offset, count); };
+  const auto without_metric = [&](int64_t offset, int64_t count, auto&) -> const Real* {
+    update(offset, count);
     return nullptr;
   };
-  if (!present(a.prox.penalty.shared)) return prox_ranges(a.prox, run, [&] { return update; });
+  if (!present(a.prox.penalty.shared))
+    return prox_ranges(a.prox, run, [&] { return without_metric; });
   if (is_uniform(a.prox)) return scale_features(a.prox, run, update);
   parallel_for(run, a.prox.T * a.prox.M * a.prox.C, kParallelElements,
                [&](int64_t begin, int64_t end) { update(begin, end - begin); });
@@ -59,10 +61,9 @@ struct AdamwUpdate {
   const ProxAdamwArgs<Real>& a;
   Buffer<Real> metric{};
 
-  const Real* operator()(int64_t offset, int64_t count) {
+  const Real* operator()(int64_t offset, int64_t count, ReadAhead<Real>& ahead) {
     adamw(a, offset, count, metric.reserve(count));
-    fetch(a.prox.x + offset, count), fetch(a.grad + offset, count);
-    fetch(a.first + offset, count), fetch(a.second + offset, count);
+    ahead.start({a.prox.x + offset, a.grad + offset, a.first + offset, a.second + offset}, count);
     return metric.get();
   }
 };

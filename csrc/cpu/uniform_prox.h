@@ -464,6 +464,30 @@ __attribute__((always_inline)) inline void fetch(const Real* from, int64_t count
   prefetch(from + kReadAhead, count);
 }
 
+// What is read next, asked for in parts while something is computed: only so many lines can be on
+// their way, and what asks for more waits.
+template <typename Real>
+class ReadAhead {
+ public:
+  // Of each of four arrays at most, the `count` entries that follow the first `count`.
+  void start(std::initializer_list<const Real*> arrays, int64_t count) {
+    std::copy(arrays.begin(), arrays.end(), arrays_);
+    arrays_count_ = static_cast<int>(arrays.size()), next_ = count, end_ = 2 * count;
+  }
+  void in_parts(int64_t parts) { part_ = (end_ - next_) / parts / kLine * kLine + kLine; }
+  __attribute__((always_inline)) void some() {
+    const int64_t end = std::min(end_, next_ + part_);
+    for (; next_ < end; next_ += kLine)
+      for (int i = 0; i < arrays_count_; ++i) __builtin_prefetch(arrays_[i] + next_);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(Real);
+  const Real* arrays_[4];
+  int arrays_count_ = 0;
+  int64_t next_ = 0, end_ = 0, part_ = 0;
+};
+
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.
 template <typename Real>
 struct Groups {
