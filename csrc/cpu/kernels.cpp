@@ -2,9 +2,11 @@
 #include "kernels.h"
 
 #include "coupled_backward.h"
+#include "feature_usage.h"
+#include "group_prox.h"
+#include "penalty_value.h"
 #include "prox_backward.h"
 #include "prox_step.h"
-#include "reductions.h"
 
 SPARSEDIS_BEGIN
 

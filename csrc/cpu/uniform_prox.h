@@ -270,6 +270,20 @@ void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<R
   for (int64_t k = 0; k < groups; ++k) norm[k] = std::sqrt(norm[k]);
 }
 
+// sum |w| of consecutive groups: 0 exactly where every entry is 0.
+template <typename Real>
+void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
+  const int64_t C = layout.C;
+  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
+  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
+  for (int64_t k = 0; k < groups; ++k) {
+    double sum[1];
+    const Real* row = w + k * C;
+    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
+    out[k] = static_cast<Real>(sum[0]);
+  }
+}
+
 // x = factor ST(v, l1) of eight groups at once, as `square_norms`; x may be v.
 template <bool entries, typename Real>
 void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,

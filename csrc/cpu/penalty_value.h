@@ -1,33 +1,20 @@
-// Ops that reduce the weights: the penalty's value, and how features are used.
+// The penalty's value and its gradients. Sums over a group are in `Real`, except where squares may
+// leave its range, and in double over groups.
 #pragma once
 
 #include <limits>
 
-#include "group_prox.h"
+#include "metric_prox.h"
 
 SPARSEDIS_BEGIN
 
-// sum |w| of consecutive groups: 0 exactly where every entry is 0.
-template <typename Real>
-void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
-  const int64_t C = layout.C;
-  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
-  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
-  for (int64_t k = 0; k < groups; ++k) {
-    double sum[1];
-    const Real* row = w + k * C;
-    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
-    out[k] = static_cast<Real>(sum[0]);
-  }
-}
-
-// sum |w| and ||w||^2 of consecutive groups.
+// ||w||^2 and, where it is wanted or a square says too little, sum |w| of consecutive groups.
 template <typename Real>
 struct PenaltySums {
   Real magnitude[kGroups], square[kGroups];
+  bool all_within;  // the range of `Real`
 
-  void take(const Real* w, int64_t groups, const Layout<Real>& layout) {
-    magnitudes(w, groups, layout, magnitude);
+  void take(const Real* w, int64_t groups, const Layout<Real>& layout, bool magnitudes_wanted) {
     const int64_t C = layout.C;
     if (C < kLongGroup)
       group_sums(w, groups, layout, [](const auto&, auto& x) { x *= x; }, square);
@@ -35,19 +22,22 @@ struct PenaltySums {
       for (int64_t k = 0; k < groups; ++k)
         square[k] =
             static_cast<Real>(long_square_norm<false, Real>(w + k * C, C, Real(0), Real(0)));
+    int beyond = 0;
+#pragma omp simd reduction(| : beyond)
+    for (int64_t k = 0; k < groups; ++k) beyond |= !within(k);
+    all_within = beyond == 0;
+    if (magnitudes_wanted || !all_within) magnitudes(w, groups, layout, magnitude);
   }
-  // Calls body(k) for the groups whose squares may leave the range of `Real`.
+  // Calls body(k) for the groups whose squares may leave the range of `Real`, unless all are 0.
   template <typename F>
   void for_each_irregular(int64_t groups, F body) const {
-    const auto irregular = [this](int64_t k) {
-      const bool within = square[k] > kLeastSquare<Real> && square[k] < kMostSquare<Real>;
-      return !(within | (magnitude[k] == 0));
-    };
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (int64_t k = 0; k < groups; ++k) any |= irregular(k);
-    for (int64_t k = 0; k < groups && any; ++k)
-      if (irregular(k)) body(k);
+    for (int64_t k = 0; k < groups && !all_within; ++k)
+      if (!within(k) && magnitude[k] != 0) body(k);
+  }
+
+ private:
+  bool within(int64_t k) const {
+    return (square[k] > kLeastSquare<Real>)&(square[k] < kMostSquare<Real>);
   }
 };
 
@@ -69,7 +59,7 @@ double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, doub
   fetch(w, groups * C);
   if (all.a.penalty.nonneg && std::any_of(w, w + groups * C, [](Real x) { return x < 0; }))
     return std::numeric_limits<double>::infinity();
-  sums.take(w, groups, all.layout);
+  sums.take(w, groups, all.layout, true);
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) magnitude[k] = sums.magnitude[k], square[k] = sums.square[k];
   sums.for_each_irregular(groups, [&](int64_t k) {
@@ -198,7 +188,7 @@ void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups
   PenaltySums<Real> sums;
   Real l1[kGroups], radial[kGroups];
   fetch(w, groups * a.C);
-  sums.take(w, groups, all.layout);
+  sums.take(w, groups, all.layout, a.grad_l1 != nullptr);
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) {
     const Real norm = std::sqrt(sums.square[k]);
@@ -248,96 +238,6 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
                                       shared ? coupled.get() + i - first : nullptr);
       });
   });
-}
-
-constexpr int64_t kUsageTasks = 8;  // whose magnitudes are summed in `Real`
-
-// How a block of tasks uses each feature.
-template <typename Real>
-class BlockUsage {
- public:
-  BlockUsage(const FeatureUsageArgs<Real>& args, double* magnitude, int64_t* tasks)
-      : a(args), magnitude(magnitude), tasks(tasks) {}
-
-  void count(int64_t begin, int64_t end) {
-    std::fill_n(sums, whole, Real(0));
-    std::fill_n(magnitude, a.M, 0.0);
-    std::fill_n(tasks, a.M, int64_t{0});
-    for (int64_t t0 = begin; t0 < end; t0 += kUsageTasks) {
-      std::fill_n(part, whole, Real(0));
-      std::fill_n(users, whole, Index(0));
-      for (int64_t t = t0; t < std::min(end, t0 + kUsageTasks); ++t) count_task(t);
-#pragma omp simd
-      for (int64_t m = 0; m < a.M; ++m) magnitude[m] += part[m], tasks[m] += users[m];
-    }
-  }
-
- private:
-  using Index = typename Eight<Real>::Index;
-  const FeatureUsageArgs<Real>& a;
-  double* magnitude;
-  int64_t* tasks;
-  const Layout<Real> layout{a.C};
-  const int64_t whole = (a.M + kMostLanes - 1) / kMostLanes * kMostLanes;  // vectors
-  const Buffer<Real> sum_buffer{whole}, part_buffer{whole};
-  const Buffer<Index> user_buffer{whole};
-  Real *sums = sum_buffer.get(), *part = part_buffer.get();
-  Index* users = user_buffer.get();
-
-  void count_task(int64_t t) {
-    for (int64_t m = 0, step = groups_of(a.C); m < a.M; m += step) {
-      const int64_t groups = std::min(step, a.M - m);
-      const Real* w = a.w + (t * a.M + m) * a.C;
-      fetch(w, groups * a.C);
-      magnitudes(w, groups, layout, sums + m);
-    }
-    Index features = 0;
-#pragma omp simd reduction(+ : features)
-    for (int64_t m = 0; m < whole; ++m) {
-      part[m] += sums[m], users[m] += sums[m] != 0;
-      features += sums[m] != 0;
-    }
-    a.features_per_task[t] = features;
-  }
-};
-
-template <typename Real>
-void feature_usage(const FeatureUsageArgs<Real>& a, ParallelFor run) {
-  const TaskBlocks blocks(a.T, a.M * a.C);
-  Buffer<double> magnitudes(blocks.count * a.M), total(a.M);
-  Buffer<int64_t> tasks(blocks.count * a.M);
-  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
-    BlockUsage<Real>(a, magnitudes.get() + b * a.M, tasks.get() + b * a.M).count(begin, end);
-  });
-  std::fill_n(total.get(), a.M, 0.0);
-  std::fill_n(a.tasks_per_feature, a.M, int64_t{0});
-  for (int64_t b = 0; b < blocks.count; ++b)
-    for (int64_t m = 0; m < a.M; ++m) {
-      total.get()[m] += magnitudes.get()[b * a.M + m];
-      a.tasks_per_feature[m] += tasks.get()[b * a.M + m];
-    }
-  std::copy_n(total.get(), a.M, a.magnitude);
-}
-
-// The gradient of an unused feature's magnitude may be infinite (its logarithm is): 0 times that
-// must stay 0, so it is selected, not multiplied.
-template <typename Real>
-void feature_usage_backward(const FeatureUsageArgs<Real>& a, ParallelFor run) {
-  const int64_t width = a.M * a.C;
-  Buffer<Real> slopes(width);  // of every entry of a task
-  for (int64_t m = 0; m < a.M; ++m) std::fill_n(slopes.get() + m * a.C, a.C, a.grad_magnitude[m]);
-  parallel_for(run, a.T, kParallelElements / std::max<int64_t>(width, 1),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t t = begin; t < end; ++t) {
-                   const Real *w = a.w + t * width, *slope = slopes.get();
-                   Real* grad = a.grad_w + t * width;
-#pragma omp simd
-                   for (int64_t i = 0; i < width; ++i) {
-                     const Real up = slope[i], down = -slope[i];
-                     grad[i] = w[i] > 0 ? up : (w[i] < 0 ? down : w[i]);
-                   }
-                 }
-               });
 }
 
 SPARSEDIS_END
