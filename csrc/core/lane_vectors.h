@@ -46,6 +46,16 @@ class LaneBuffer {
   Buffer<Real> memory_;
 };
 
+// The vector that starts at x.
+template <typename Real>
+inline const Lanes<Real>& lanes_at(const Real* x) {
+  return *reinterpret_cast<const Lanes<Real>*>(x);
+}
+template <typename Real>
+inline Lanes<Real>& lanes_at(Real* x) {
+  return *reinterpret_cast<Lanes<Real>*>(x);
+}
+
 // The lanes with this bit of two rows trade places.
 template <typename Real, int bit, int... lane>
 inline void exchange_lanes(Lanes<Real>& a, Lanes<Real>& b, std::integer_sequence<int, lane...>) {

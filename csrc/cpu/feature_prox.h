@@ -148,7 +148,6 @@ class FeatureProx {
     return any;
   }
 
-  static const Vector& at_features(const Real* x) { return *reinterpret_cast<const Vector*>(x); }
   Vector* D(int64_t block) { return metric_buffer.get() + a.C * block; }
 
   // y of the features into the columns, D theta + shared in place of D.
@@ -159,7 +158,7 @@ class FeatureProx {
       Vector* e = columns.curvature(b);
       for (int64_t c = 0; c < a.C; ++c) {
         D(b)[c] = e[c];
-        e[c] = e[c] * at_features(scale + k0) + at_features(shift + k0);
+        e[c] = e[c] * lanes_at(scale + k0) + lanes_at(shift + k0);
       }
     });
     columns.solve();
@@ -212,7 +211,7 @@ class FeatureProx {
         set(y.get());
       });
       each_block([&](int64_t b, int64_t k0, int64_t) {
-        const Vector norm = at_features(scale + k0), zero{};
+        const Vector norm = lanes_at(scale + k0), zero{};
         for (int64_t c = 0; c < a.C; ++c) {
           Vector& x = columns.u(b)[c];
           x = norm == zero ? zero : norm * x;

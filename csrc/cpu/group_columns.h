@@ -27,7 +27,7 @@ class GroupColumns {
     if (count < kLanes || C_ < kLanes) x = copied(x, count, filler);
     for_each_block([&](int64_t c, int64_t width) {
       Vector block[kLanes];
-      for (int64_t k = 0; k < kLanes; ++k) block[k] = row(x + k * C_ + c);
+      for (int64_t k = 0; k < kLanes; ++k) block[k] = lanes_at(x + k * C_ + c);
       transpose_lanes<Real>(block);
       for (int64_t i = 0; i < width; ++i) columns[c + i] = block[i];
     });
@@ -51,7 +51,7 @@ class GroupColumns {
       Vector block[kLanes];
       for (int64_t i = 0; i < kLanes; ++i) block[i] = columns[std::min(c + i, c + width - 1)];
       transpose_lanes<Real>(block);
-      for (int64_t k = 0; k < kLanes; ++k) row(rows + k * C_ + c) = block[k];
+      for (int64_t k = 0; k < kLanes; ++k) lanes_at(rows + k * C_ + c) = block[k];
     });
     if (!direct) std::copy_n(rows, count * C_, x);
   }
@@ -59,9 +59,6 @@ class GroupColumns {
  private:
   int64_t C_;
   Buffer<Real> rows_;  // of a copy, with room for the end of the last one
-
-  static const Vector& row(const Real* x) { return *reinterpret_cast<const Vector*>(x); }
-  static Vector& row(Real* x) { return *reinterpret_cast<Vector*>(x); }
 
   const Real* copied(const Real* x, int64_t count, Real filler) const {
     Real* rows = rows_.get();

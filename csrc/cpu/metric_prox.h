@@ -111,7 +111,8 @@ class Columns {
     ahead.in_parts(5 * blocks_);  // about as often a block is gone through
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t k = b * kLanes, count = std::min(kLanes, groups - k);
-      const Vector low = at(levels.low + k), high = at(levels.l1 + k), one = Vector{} + 1;
+      const Vector low = lanes_at(levels.low + k), high = lanes_at(levels.l1 + k),
+                   one = Vector{} + 1;
       Vector *w = u(b), *D = curvature(b);
       ahead.some();
       transposed_.take(v + k * C, count, 0, w);
@@ -120,9 +121,9 @@ class Columns {
         const Vector d = metric ? D[c] : one;
         w[c] *= d;
         shrink(w[c], low, high);
-        D[c] = d + at(levels.ridge + k);
+        D[c] = d + lanes_at(levels.ridge + k);
       }
-      roots(b).level = at(levels.group + k);
+      roots(b).level = lanes_at(levels.group + k);
     }
   }
   // ||u||^2, sum u^2 D and the largest D.
@@ -179,7 +180,6 @@ class Columns {
   int64_t groups_ = 0, blocks_ = 0;
 
   static int64_t blocks_of(int64_t groups) { return (groups + kLanes - 1) / kLanes; }
-  static const Vector& at(const Real* x) { return *reinterpret_cast<const Vector*>(x); }
 
   // One step of every root; false when none is left.
   bool approach() {
@@ -218,8 +218,7 @@ struct LongGroup {
     Lanes<Real> most[4] = {};
     for (int64_t c = 0; c < C; c += block)
       for (int64_t i = 0; i < 4; ++i) {
-        const Real* d = metric + std::min(c, C - block) + i * lanes;
-        const auto& next = *reinterpret_cast<const Lanes<Real>*>(d);
+        const Lanes<Real>& next = lanes_at(metric + std::min(c, C - block) + i * lanes);
         most[i] = most[i] < next ? next : most[i];
       }
     Real* all = reinterpret_cast<Real*>(most);

@@ -41,10 +41,19 @@ struct PenaltySums {
   }
 };
 
-// As the prox takes them.
-template <typename Real>
-ProxArgs<Real> prox_args(const PenaltyValueArgs<Real>& a) {
-  return {a.T, a.M, a.C, a.w, nullptr, a.penalty, nullptr};
+// Calls body(block, all, index, groups, m) for consecutive groups of blocks of tasks, `by_task` of
+// one task at a time, of which m is the first feature.
+template <typename Real, typename F>
+void for_each_groups(const PenaltyValueArgs<Real>& a, const TaskBlocks& blocks, bool by_task,
+                     ParallelFor run, F body) {
+  const ProxArgs<Real> args{a.T, a.M, a.C, a.w, nullptr, a.penalty, nullptr};
+  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
+    Groups<Real> all(args);
+    const int64_t row = by_task ? a.M : (end - begin) * a.M;
+    for (int64_t first = begin * a.M; first < end * a.M; first += row)
+      all.for_each(first, first + row,
+                   [&](int64_t i, int64_t groups) { body(b, all, i, groups, i - first); });
+  });
 }
 
 // The penalty of consecutive groups without the shared level; their squares are added to
@@ -57,8 +66,6 @@ double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, doub
   PenaltySums<Real> sums;
   double magnitude[kGroups], square[kGroups], total = 0;
   fetch(w, groups * C);
-  if (all.a.penalty.nonneg && std::any_of(w, w + groups * C, [](Real x) { return x < 0; }))
-    return std::numeric_limits<double>::infinity();
   sums.take(w, groups, all.layout, true);
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) magnitude[k] = sums.magnitude[k], square[k] = sums.square[k];
@@ -71,27 +78,24 @@ double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, doub
     total += at.l1[k] * magnitude[k] + at.group[k] * std::sqrt(square[k]) +
              0.5 * at.ridge[k] * square[k];
   for (int64_t k = 0; k < groups && squares; ++k) squares[k] += square[k];
-  return total;
+  const bool feasible =
+      !all.a.penalty.nonneg || std::none_of(w, w + groups * C, [](Real x) { return x < 0; });
+  return feasible ? total : std::numeric_limits<double>::infinity();
 }
 
 // ||w_m||^2 of every feature over all tasks into `squares`, unless that is null; returns the
 // penalty without the shared level. Blocks are added in order, whatever the number of threads.
 template <typename Real>
 double tasks_value(const PenaltyValueArgs<Real>& a, ParallelFor run, double* squares) {
-  const ProxArgs<Real> args = prox_args(a);
   const TaskBlocks blocks(a.T, a.M * a.C);
   Buffer<double> value(blocks.count), of_features(squares ? blocks.count * a.M : 0);
-  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
-    Groups<Real> all(args);
-    const int64_t rows = squares ? a.M : (end - begin) * a.M;  // of features, or of all groups
-    double* sums = squares ? of_features.get() + b * a.M : nullptr;
-    value.get()[b] = 0;
-    if (sums) std::fill_n(sums, a.M, 0.0);
-    for (int64_t first = begin * a.M; first < end * a.M; first += rows)
-      all.for_each(first, first + rows, [&](int64_t i, int64_t groups) {
-        value.get()[b] += groups_value(all, i, groups, sums ? sums + i - first : nullptr);
-      });
-  });
+  std::fill_n(value.get(), blocks.count, 0.0);
+  if (squares) std::fill_n(of_features.get(), blocks.count * a.M, 0.0);
+  for_each_groups(a, blocks, squares != nullptr, run,
+                  [&](int64_t b, const auto& all, int64_t i, int64_t groups, int64_t m) {
+                    double* sums = squares ? of_features.get() + b * a.M + m : nullptr;
+                    value.get()[b] += groups_value(all, i, groups, sums);
+                  });
   double total = 0;
   if (squares) std::fill_n(squares, a.M, 0.0);
   for (int64_t b = 0; b < blocks.count; ++b) {
@@ -228,16 +232,11 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
     if (shared) coupled.get()[m] = norm > 0 ? at(a.penalty.shared, 0, m) / norm : 0.0;
     if (a.grad_shared) a.grad_shared[m] = static_cast<Real>(a.grad * a.penalty.shared.scale * norm);
   }
-  const ProxArgs<Real> args = prox_args(a);
-  TaskBlocks(a.T, a.M * a.C).for_each(run, [&](int64_t, int64_t begin, int64_t end) {
-    Groups<Real> all(args);
-    const int64_t rows = shared ? a.M : (end - begin) * a.M;
-    for (int64_t first = begin * a.M; first < end * a.M; first += rows)
-      all.for_each(first, first + rows, [&](int64_t i, int64_t groups) {
-        penalty_value_backward_groups(a, all, i, groups, norms.get(),
-                                      shared ? coupled.get() + i - first : nullptr);
-      });
-  });
+  for_each_groups(a, TaskBlocks(a.T, a.M * a.C), shared, run,
+                  [&](int64_t, const auto& all, int64_t i, int64_t groups, int64_t m) {
+                    const double* of_groups = shared ? coupled.get() + m : nullptr;
+                    penalty_value_backward_groups(a, all, i, groups, norms.get(), of_groups);
+                  });
 }
 
 SPARSEDIS_END

@@ -79,24 +79,21 @@ class SolvedColumns {
   }
   void load(const ProxBackwardArgs<Real>& a, int64_t offset, int64_t count, const Levels<Real>& at,
             int64_t k0) {
-    const auto of = [k0](const Real* levels) -> const Vector& {
-      return *reinterpret_cast<const Vector*>(levels + k0);
-    };
     const Vector zero{}, one = zero + 1;
     transposed.take(a.x + offset, count, 0, x);
     transposed.take(a.grad + offset, count, 0, y);
     if (a.metric) transposed.take(a.metric + offset, count, 1, D);
     square = zero, some = Mask{};
     for (int64_t c = 0; c < C; ++c) {
-      D[c] = (a.metric ? D[c] : one) + of(at.ridge);
+      D[c] = (a.metric ? D[c] : one) + lanes_at(at.ridge + k0);
       square += x[c] * x[c], some |= x[c] != zero;
     }
     norm = square;
     take_root(norm);
     irregular = some & ~((square > kLeastSquare<Real>)&(square < kMostSquare<Real>));
     inverse = some ? 1 / norm : zero;
-    k = of(at.group) * inverse;
-    loose = (some | (of(at.group) == zero)) & (of(at.low) == zero);
+    k = lanes_at(at.group + k0) * inverse;
+    loose = (some | (lanes_at(at.group + k0) == zero)) & (lanes_at(at.low + k0) == zero);
   }
   // xh.(y/a), xh.(D xh / a), xh.((D + kappa) xh / a) and xh.(xh / a), a = D + k + kappa.
   void sums(const Vector& kappa, Vector& projection, Vector& slope, Vector& denominator,
@@ -363,7 +360,7 @@ class FeatureAdjoint {
     });
   }
 
-  const Vector& kappas(int64_t k0) const { return *reinterpret_cast<const Vector*>(kappas_ + k0); }
+  const Vector& kappas(int64_t k0) const { return lanes_at(kappas_ + k0); }
 
   Coupling coupling(int64_t k) const {
     const double lift =
