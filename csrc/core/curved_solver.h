@@ -201,7 +201,7 @@ inline void solve_curved_set(CurvedSolve<Real>& solve, double target, bool one_r
     if (solve.task.sparse) curved_passes(solve);
     if (one_round) return;
     const double gap = set_gap(solve);
-    if (gap <= target) return;
+    if (gap <= target || sparse.steps >= sparse.max_steps) return;
     const bool fast = solve.task.sparse && gap > kNearGap && gap < kFast * previous;
     previous = gap;
     if (fast) continue;

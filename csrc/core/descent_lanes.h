@@ -13,6 +13,7 @@ constexpr int64_t kLaneOutputs = 5;  // at most: more sums than registers hold
 template <typename Real>
 struct LaneSet {
   int64_t size, ld, C;
+  bool nonneg = false;
   LaneMatrix<Real, false> gram;          // (ld, ld), left of the diagonal's tiles and on them
   LaneBuffer<Real> l1, group, ridge;     // (ld)
   LaneBuffer<Real> W, pull, step, base;  // (ld, C); base: pull + G_jj W_j
@@ -26,27 +27,29 @@ struct LaneSet {
   }
 };
 
-// As that of descent.h.
+// As that of descent.h, where the curvature of the loss is 1 / `scale` of the Gram matrix.
 template <typename Real>
-inline bool load_thresholds(bool nonneg, LaneSet<Real>& s) {
+inline bool load_thresholds(const Lanes<Real>& scale, LaneSet<Real>& s) {
   const Lanes<Real> zero{}, one = zero + 1, smallest = zero + std::numeric_limits<Real>::min();
   const bool grouped = s.C > 1;
   Lanes<Real> any{};
   for (int64_t k = 0; k < s.size; ++k) {
-    const Lanes<Real> group = s.group.get()[k], l1 = s.l1.get()[k] + (grouped ? zero : group);
-    const Lanes<Real> own = s.gram.K.get()[k * (s.ld + 1)], curvature = own + s.ridge.get()[k];
+    const Lanes<Real> group = s.group.get()[k] * scale;
+    const Lanes<Real> l1 = s.l1.get()[k] * scale + (grouped ? zero : group);
+    const Lanes<Real> own = s.gram.K.get()[k * (s.ld + 1)];
+    const Lanes<Real> curvature = own + s.ridge.get()[k] * scale;
     const Lanes<Real> inverse = curvature > zero ? one / curvature : zero;
     const auto held = group >= smallest;
     s.inverse.get()[k] = inverse, s.high.get()[k] = l1;
-    s.low.get()[k] = nonneg ? zero - std::numeric_limits<Real>::infinity() : -l1;
+    s.low.get()[k] = s.nonneg ? zero - std::numeric_limits<Real>::infinity() : -l1;
     s.level.get()[k] = held ? one / group : one;
     s.held.get()[k] = held ? one : zero;
     s.taken.get()[k] = held ? inverse : zero;
     any += l1;
     for (int64_t c = k * s.C; c < (k + 1) * s.C; ++c)
-      s.base.get()[c] = s.pull.get()[c] + own * s.W.get()[c];
+      s.base.get()[c] = s.pull.get()[c] * scale + own * s.W.get()[c];
   }
-  bool thresholded = nonneg || !grouped;
+  bool thresholded = s.nonneg || !grouped;
   for (int64_t t = 0; t < Simd<Real>::kLanes; ++t) thresholded |= any[t] > 0;
   return thresholded;
 }
@@ -121,8 +124,9 @@ inline void descend_rows(const LaneMask<Real>& live, int64_t passes, LaneSet<Rea
 
 // Cyclic passes over the features of a set, of the lanes that are live.
 template <typename Real>
-inline void descend(const LaneMask<Real>& live, bool nonneg, int64_t passes, LaneSet<Real>& s) {
-  const bool thresholded = load_thresholds(nonneg, s);
+inline void descend(const LaneMask<Real>& live, int64_t passes, LaneSet<Real>& s,
+                    const Lanes<Real>& scale = Lanes<Real>{} + 1) {
+  const bool thresholded = load_thresholds(scale, s);
   const auto rows = [&](auto outputs) {
     constexpr int count = decltype(outputs)::value;
     thresholded ? descend_rows<count, true>(live, passes, s)

@@ -3,94 +3,14 @@
 // holds one row per output, so that every loop runs over samples.
 #pragma once
 
-#include <cstring>
 #include <limits>
 #include <numeric>
 
 #include "dense.h"
+#include "exponential.h"
 #include "loss_kind.h"
 
 SPARSEDIS_BEGIN
-
-template <typename Real>
-struct ExpConstants;
-
-template <>
-struct ExpConstants<float> {
-  using Bits = uint32_t;
-  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the integer
-  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  static constexpr float least = -87.0f, most = 88.0f;
-  static constexpr int bias = 127, mantissa = 23, degree = 7, log_degree = 5, log1p_degree = 8;
-  static constexpr float integer = 8388608.0f;   // 2^23: the last bits are the integer
-  static constexpr Bits root_half = 0x3f3504f3;  // of sqrt(1/2)
-};
-
-template <>
-struct ExpConstants<double> {
-  using Bits = uint64_t;
-  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double ln2_high = 6.93147180369123816490e-01;
-  static constexpr double ln2_low = 1.90821492927058770002e-10;
-  static constexpr double least = -708.0, most = 709.0;
-  static constexpr int bias = 1023, mantissa = 52, degree = 13, log_degree = 11, log1p_degree = 17;
-  static constexpr double integer = 4503599627370496.0;  // 2^52
-  static constexpr Bits root_half = 0x3fe6a09e667f3bcd;
-};
-
-// e^x without a branch or a call, so that loops over it vectorise: 2^k e^r, |r| <= ln 2 / 2, by its
-// series. Below `least` the result stays e^least.
-template <typename Real>
-inline Real exp_of(Real x) {
-  using K = ExpConstants<Real>;
-  constexpr Real log2e = Real(1.4426950408889634);
-  x = x < K::least ? K::least : (x > K::most ? K::most : x);
-  const Real shifted = x * log2e + K::round, k = shifted - K::round;
-  const Real r = (x - k * K::ln2_high) - k * K::ln2_low;
-  Real series = 1;
-  for (int degree = K::degree; degree > 0; --degree) series = 1 + series * r * (Real(1) / degree);
-  typename K::Bits bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits + K::bias) << K::mantissa;
-  Real power;
-  std::memcpy(&power, &bits, sizeof power);
-  return series * power;
-}
-
-// log(1 + f) by the series of 2 artanh(f / (2 + f)).
-template <int degree, typename Real>
-inline Real log_series(Real f) {
-  const Real t = f / (2 + f), square = t * t;
-  Real series = Real(1) / (2 * degree - 1);
-  for (int k = degree - 2; k >= 0; --k) series = Real(1) / (2 * k + 1) + series * square;
-  return 2 * t * series;
-}
-
-// log(1 + f) for 0 <= f <= 1.
-template <typename Real>
-inline Real log1p_of(Real f) {
-  return log_series<ExpConstants<Real>::log1p_degree>(f);
-}
-
-// log x, as `exp_of`: x = 2^k (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2). Of 0 it is finite, so that
-// 0 log 0 = 0.
-template <typename Real>
-inline Real log_of(Real x) {
-  using K = ExpConstants<Real>;
-  using Bits = typename K::Bits;
-  constexpr Bits one = static_cast<Bits>(K::bias) << K::mantissa;
-  Bits bits, integer;
-  std::memcpy(&bits, &x, sizeof bits);
-  std::memcpy(&integer, &K::integer, sizeof integer);
-  const Bits exponent = (bits - K::root_half + one) >> K::mantissa;
-  bits -= (exponent << K::mantissa) - one;
-  integer |= exponent;
-  Real rest, k;
-  std::memcpy(&rest, &bits, sizeof rest);
-  std::memcpy(&k, &integer, sizeof k);
-  k -= K::integer + K::bias;
-  return k * K::ln2_high + (log_series<K::log_degree>(rest - 1) + k * K::ln2_low);
-}
 
 // What a model says of n samples, one row per output.
 template <typename Real>

@@ -7,9 +7,8 @@
 // what takes many passes is left to sparse_solver.h.
 #pragma once
 
-#include "descent_lanes.h"
+#include "penalised_lanes.h"
 #include "sparse_solver.h"
-#include "task_lanes.h"
 
 SPARSEDIS_BEGIN
 
@@ -19,116 +18,37 @@ constexpr int64_t kLaneRounds = 6;                 // at most
 constexpr int64_t kRoundSteps = kRoundPasses + 1;  // with a Newton step
 
 template <typename Real>
-struct SparseLanes : TaskLanes<Real> {
-  using TaskLanes<Real>::kLanes;
+struct SparseLanes : PenalisedLanes<Real> {
+  using PenalisedLanes<Real>::kLanes;
   template <typename T>
   using Each = std::array<T, kLanes>;
 
-  int64_t C, rows;                 // rows: n in whole tiles
-  bool nonneg, any_ridge, moved;   // moved: not all weights are zero
-  Each<const Real*> init;          // (M, C) or null
-  LaneSet<Real> all, set;          // all features, and those that move
-  LaneBuffer<Real> A, B, R;        // (rows, all.ld), (rows, C) twice
+  LaneSet<Real> set;               // the features that move
+  LaneBuffer<Real> B, R;           // (rows, C)
   Buffer<double> product, pull;    // (rows, C), (all.ld, C): A W, A'R in double
   Each<double> fitted, residual2;  // <R, A W>, ||R||^2
-  LaneMask<Real> live;             // what is not solved
   Each<int64_t> sizes;             // of the sets
   Buffer<int32_t> index;           // (M + 1, lanes): their features
-  LaneReport<Real> report;
   LaneMatrix<Real, false> system;  // of Newton steps
   LaneSides<Real> sides;
-
-  // Takes the tasks of some works, which start at start(i), or at zero where it is null.
-  template <typename Work, typename F>
-  void take(Work* const* works, int64_t number, int64_t outputs, F start) {
-    this->take_tasks(works, number);
-    C = outputs, rows = whole_tiles(this->n);
-    for (int64_t t = 0; t < kLanes; ++t) init[t] = start(t < number ? t : 0);
-  }
 };
-
-template <typename Real>
-inline void load_samples(SparseLanes<Real>& g) {
-  const int64_t ld = g.all.ld, C = g.C;
-  Lanes<Real>*A = g.A.reserve(g.rows * ld), *B = g.B.reserve(g.rows * C);
-  for (int64_t i = 0; i < g.rows; ++i) g.load_sample(i, ld, A + i * ld);
-  for (int64_t c = 0; c < C; ++c)
-    interleave<Real>(
-        [&](int64_t t, int64_t i) {
-          const Task<Real>& task = *g.task[t];
-          return i < task.lds ? load_vector<Real>(task.B.get() + c * task.lds + i) : Lanes<Real>{};
-        },
-        g.n, B + c, C);
-  std::fill(B + g.n * C, B + g.rows * C, Lanes<Real>{});
-}
 
 // What the tasks of `g` are solved on, from W = 0 or `init`.
 template <typename Real>
 inline void load_lanes(SparseLanes<Real>& g) {
   constexpr int64_t lanes = SparseLanes<Real>::kLanes;
-  LaneSet<Real>& all = g.all;
-  all.shape(g.M, g.C), g.set.shape(g.M, g.C);
-  load_samples(g);
-  gram_lanes(g.A.get(), g.n, true, all.gram);
-  g.load_strengths([](const TaskPenalty<Real>& p) { return p.l1; }, all.l1.get());
-  g.load_strengths([](const TaskPenalty<Real>& p) { return p.group; }, all.group.get());
-  g.load_strengths([](const TaskPenalty<Real>& p) { return p.ridge; }, all.ridge.get());
-  g.nonneg = g.task[0]->penalty.nonneg;
-  const Real* ridge = all.ridge.values();
-  g.any_ridge = std::any_of(ridge, ridge + g.M * lanes, [](Real r) { return r > 0; });
-  for (auto* rows : {&all.W, &all.step}) std::fill_n(rows->get(), all.ld * g.C, Lanes<Real>{});
-  for (int64_t t = 0; t < lanes; ++t)
-    for (int64_t k = 0; k < g.M * g.C && g.init[t]; ++k)
-      all.W.values()[k * lanes + t] = g.init[t][k];
-  g.R.reserve(g.rows * g.C);
+  const int64_t C = g.C, size = g.rows * C;
+  g.all.shape(g.M, C), g.set.shape(g.M, C);
+  load_penalised(g);
+  g.set.nonneg = g.all.nonneg;
+  gram_lanes(g.A.get(), g.n, true, g.all.gram);
+  Lanes<Real>* B = g.B.reserve(size);
+  for (int64_t c = 0; c < C; ++c)
+    g.load_output([=](const Task<Real>& task) { return task.B.get() + c * task.lds; }, B + c, C);
+  std::fill(B + g.n * C, B + size, Lanes<Real>{});
+  g.R.reserve(size);
   g.index.reserve((g.M + 1) * lanes);
-  g.product.reserve(g.rows * g.C * lanes), g.pull.reserve(all.ld * g.C * lanes);
-}
-
-// Numbers in double of as many lanes as its vectors have: those from lane `from` on. They are
-// vectors throughout, since of a loop over lanes the compiler may round some in another way.
-using Wide = Lanes<double>;
-
-template <typename Value>
-inline Wide wide(const Value* row, int64_t from) {
-  return load_vector<double>(row + from);
-}
-
-// ||ST(pull_j, nu l1)||^2
-template <typename Sum, typename Real>
-inline Wide thresholded_norm2(const SparseLanes<Real>& g, const Sum* pull, int64_t j,
-                              const Wide& nu, int64_t from) {
-  constexpr int64_t lanes = SparseLanes<Real>::kLanes;
-  const Wide high = nu * wide(g.all.l1.values() + j * lanes, from);
-  const Wide low = g.nonneg ? Wide{} - std::numeric_limits<double>::infinity() : -high;
-  Wide norm2{};
-  for (int64_t c = 0; c < g.C; ++c) {
-    Wide u = wide(pull + (j * g.C + c) * lanes, from);
-    shrink(u, low, high);
-    norm2 += u * u;
-  }
-  return norm2;
-}
-
-// The largest dual norm of a feature without ridge, at least 1.
-template <typename Sum, typename Real>
-inline Wide largest_dual_norm(const SparseLanes<Real>& g, const Sum* pull, int64_t from) {
-  constexpr int64_t lanes = SparseLanes<Real>::kLanes;
-  Wide largest = Wide{} + 1;
-  for (int64_t j = 0; j < g.M; ++j) {
-    const Real *l1 = g.all.l1.values() + j * lanes, *group = g.all.group.values() + j * lanes;
-    const Wide norm2 = thresholded_norm2(g, pull, j, largest, from);
-    const Wide held = largest * wide(group, from);
-    const auto above =
-        (norm2 > held * held) & (wide(g.all.ridge.values() + j * lanes, from) <= Wide{});
-    for (int64_t t = 0; t < Simd<double>::kLanes && any_lane(above); ++t) {
-      if (!above[t]) continue;
-      const Sum* own = pull + j * g.C * lanes + from + t;
-      const double norm = dual_norm(own, g.C, lanes, l1[from + t], group[from + t], g.nonneg);
-      largest[t] = std::max(largest[t], norm);
-    }
-  }
-  return largest;
+  g.product.reserve(size * lanes), g.pull.reserve(g.all.ld * C * lanes);
 }
 
 // R = B - A W and pull = A'R, summed in `Sum`. R itself is rounded, and so is the point whose gap
@@ -154,56 +74,13 @@ inline void correlate(SparseLanes<Real>& g, Sum* product, Sum* pull) {
   multiply_rows<Real>(A, 1, ld, ld, g.n, g.R.get(), C, pull);
 }
 
-// The penalty of W: infinite where a bound at 0 is broken.
-template <typename Real>
-inline Wide penalty_of(const SparseLanes<Real>& g, int64_t from) {
-  constexpr int64_t lanes = SparseLanes<Real>::kLanes;
-  Wide value{}, least{};
-  for (int64_t j = 0; j < g.M; ++j) {
-    Wide norm2{}, size{};
-    for (int64_t c = 0; c < g.C; ++c) {
-      Wide w = wide(g.all.W.values() + (j * g.C + c) * lanes, from);
-      least = w < least ? w : least;
-      norm2 += w * w;
-      absolute(w);
-      size += w;
-    }
-    Wide norm = norm2;
-    take_root(norm);
-    value += wide(g.all.l1.values() + j * lanes, from) * size;
-    value += wide(g.all.group.values() + j * lanes, from) * norm;
-    value += 0.5 * wide(g.all.ridge.values() + j * lanes, from) * norm2;
-  }
-  const Wide none = Wide{} + std::numeric_limits<double>::infinity();
-  return g.nonneg ? (least < 0 ? none : value) : value;
-}
-
-// The penalty's conjugate at pull / largest, of features with ridge.
-template <typename Sum, typename Real>
-inline Wide conjugate_of(const SparseLanes<Real>& g, const Sum* pull, const Wide& largest,
-                         int64_t from) {
-  constexpr int64_t lanes = SparseLanes<Real>::kLanes;
-  const Wide zero{};
-  Wide value{};
-  for (int64_t j = 0; j < g.M && g.any_ridge; ++j) {
-    const Wide norm2 = thresholded_norm2(g, pull, j, largest, from);
-    const Wide ridge = wide(g.all.ridge.values() + j * lanes, from);
-    Wide norm = norm2;
-    take_root(norm);
-    const Wide excess = norm / largest - wide(g.all.group.values() + j * lanes, from);
-    const Wide part = excess * excess / (2.0 * ridge);
-    value += (excess > zero) & (ridge > zero) ? part : zero;
-  }
-  return value;
-}
-
 // As that of sparse_solver.h, of every lane.
 template <typename Sum, typename Real>
 inline void relative_gap(const SparseLanes<Real>& g, const Sum* pull, double* gap) {
   constexpr int64_t lanes = SparseLanes<Real>::kLanes, part = Simd<double>::kLanes;
   for (int64_t from = 0; from < lanes; from += part) {
-    const Wide largest = largest_dual_norm(g, pull, from), s = 1.0 / largest;
-    Wide value = penalty_of(g, from) + conjugate_of(g, pull, largest, from);
+    const Wide largest = largest_dual_norm(g.all, pull, from), s = 1.0 / largest;
+    Wide value = penalty_of(g.all, from) + conjugate_of(g.all, pull, largest, from);
     value += 0.5 * (1.0 - s) * (1.0 - s) * wide(g.residual2.data(), from);
     value -= s * wide(g.fitted.data(), from);
     for (int64_t t = 0; t < part; ++t)
@@ -226,7 +103,7 @@ inline void choose_features(const LaneMask<Real>& warm, SparseLanes<Real>& g) {
     }
     bool chosen[lanes];
     for (int64_t from = 0; from < lanes; from += Simd<double>::kLanes) {
-      const Wide norm2 = thresholded_norm2(g, g.all.pull.values(), j, Wide{} + 1, from);
+      const Wide norm2 = thresholded_norm2(g.all, g.all.pull.values(), j, Wide{} + 1, from);
       const Wide held = wide(g.all.group.values() + j * lanes, from);
       const auto pulled = norm2 > held * held;
       for (int64_t t = 0; t < Simd<double>::kLanes; ++t) {
@@ -290,19 +167,10 @@ inline void scatter_weights(SparseLanes<Real>& g) {
     }
 }
 
-// -1 for lanes that do not start at zero.
-template <typename Real>
-inline LaneMask<Real> warm_lanes(const SparseLanes<Real>& g) {
-  LaneMask<Real> warm{};
-  for (int64_t t = 0; t < SparseLanes<Real>::kLanes; ++t)
-    warm[t] = g.init[t] && sum_of_squares(g.init[t], g.M * g.C) > 0 ? -1 : 0;
-  return warm;
-}
-
 // Solves the tasks that are taken, in fewer than `max_steps`: W of shape (M, C) in all.W, the
 // certified gaps in the report.
 template <typename Real>
-inline void solve_sparse(double tol, int64_t max_steps, SparseLanes<Real>& g) {
+inline void solve_penalised(double tol, int64_t max_steps, SparseLanes<Real>& g) {
   constexpr int64_t lanes = SparseLanes<Real>::kLanes;
   using Mask = LaneMask<Real>;
   load_lanes(g);
@@ -318,16 +186,15 @@ inline void solve_sparse(double tol, int64_t max_steps, SparseLanes<Real>& g) {
     for (int64_t t = 0; t < lanes; ++t) g.live[t] &= gap[t] <= kInnerShare * tol ? 0 : -1;
     if (round == rounds || !any_lane(g.live)) break;
     const Mask cold = g.live & ~warm;
-    if (any_lane(cold)) descend(cold, g.nonneg, kFirstPasses, g.all);
+    if (any_lane(cold)) descend(cold, kFirstPasses, g.all);
     choose_features(warm, g);
     gather_sets(g);
-    descend(g.live, g.nonneg, kRoundPasses, g.set);
+    descend(g.live, kRoundPasses, g.set);
     if (g.C == 1) newton_step(g.live, g.system, g.sides, g.set);
     scatter_weights(g);
     g.moved = true;
     const int64_t steps = g.C == 1 ? kRoundSteps : kRoundPasses;
-    for (int64_t t = 0; t < lanes; ++t)
-      g.report.steps[t] += (cold[t] ? kFirstPasses : 0) + (g.live[t] ? steps : 0);
+    count_steps(cold, kFirstPasses, g), count_steps(g.live, steps, g);
     warm = Mask{} - 1;
   }
   if (sizeof(Real) == 8) return;

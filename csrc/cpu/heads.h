@@ -1,8 +1,8 @@
 // Head solves over a batch of tasks: a worker owns a task from start to finish and takes the next.
 #pragma once
 
+#include "penalised_lanes.h"
 #include "ridge_lanes.h"
-#include "sparse_lanes.h"
 
 SPARSEDIS_BEGIN
 
@@ -53,8 +53,9 @@ void fit_heads(const HeadsArgs<Real>& a, ParallelFor run) {
     fit_ridge_lanes(a, task_size(s), run);
     return;
   }
-  if (!common.design.same && may_fit_lanes(s) && takes_sparse_lanes(a)) {
-    fit_sparse_lanes(a, task_size(s), run);
+  if (!common.design.same && may_fit_lanes(s) && takes_penalised_lanes(a)) {
+    s.loss == kSquared ? fit_penalised_lanes<SparseLanes<Real>>(a, task_size(s), run)
+                       : fit_penalised_lanes<CurvedLaneSolve<Real>>(a, task_size(s), run);
     return;
   }
   for_each_task<HeadWork<Real>>(run, s.T, task_size(s), [&](int64_t t, HeadWork<Real>& work) {

@@ -24,15 +24,16 @@ struct LaneFitWork {
   Buffer<Real> W;  // (C, padded(M))
 };
 
-// Loads task t for lanes that solve `sparse` heads or ridge heads; false where they do not take it,
-// and it is solved alone.
+// Loads task t for lanes that solve `sparse` heads or ridge heads, or any of another loss; false
+// where they do not take it, and it is solved alone.
 template <typename Real>
 bool load_or_fit(const HeadsArgs<Real>& a, int64_t t, bool sparse, LaneFitWork<Real>& work,
                  HeadWork<Real>& alone) {
   const TaskInput<Real> in = task_input(a.samples, t);
   Task<Real>& task = work.task;
   const bool ready = fits_lanes<Real>(in.n, in.M) && load_task(in, task) && load_fit(a, t, task) &&
-                     !task.empty() && task.target2 > 0 && task.sparse == sparse;
+                     !task.empty() &&
+                     (in.loss != kSquared || (task.target2 > 0 && task.sparse == sparse));
   if (!ready) fit_head(a, t, SharedDesign<Real>(), alone);
   return ready;
 }

@@ -107,8 +107,12 @@ def relative_gap(problem: HeadsProblem, w: Tensor) -> Tensor:
     g = problem.correlate(problem.y - mean)
     s = dual_scale(problem, g)
     between = problem.loss.divergence((1 - s) * problem.y + s * mean, scores)
-    loss = (problem.p[:, :, 0] * between).sum(1)
-    gap = loss + penalty_per_task(problem, w) + conjugate(problem, s * g) - (s * g * w).sum((1, 2))
+    gap = (
+        problem.mean_of(between)
+        + penalty_per_task(problem, w)
+        + conjugate(problem, s * g)
+        - (s * g * w).sum((1, 2))
+    )
     start = problem.loss_at(problem.scores(torch.zeros_like(w)))
     if problem.coupled:
         whole = gap.sum() + shared_penalty(problem, w)

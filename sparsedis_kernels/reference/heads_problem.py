@@ -101,7 +101,12 @@ class HeadsProblem:
 
     def loss_at(self, scores: Tensor) -> Tensor:
         """sum_i p_i l(scores_i; y_i), less the least that any scores can reach: (T,)."""
-        return (self.p[:, :, 0] * self.loss.divergence(self.y, scores)).sum(1)
+        return self.mean_of(self.loss.divergence(self.y, scores))
+
+    def mean_of(self, rows: Tensor) -> Tensor:
+        """sum_i p_i of rows (T, n): (T,). One without weight may be infinite, as past a task's."""
+        p = self.p[:, :, 0]
+        return (p * torch.where(p > 0, rows, 0)).sum(1)
 
 
 def make_problem(
