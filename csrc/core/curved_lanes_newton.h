@@ -12,15 +12,15 @@ constexpr int64_t kFarSteps = 5, kNearSteps = 8;  // of conjugate gradients, by 
 
 template <typename Real>
 struct LaneNewton {
-  int64_t rows;                        // features and the bias
-  LaneBuffer<Real> unit, live, scale;  // (rows, C): W_j / ||W_j||; 1 where it moves; 1 / diag(H)
-  LaneBuffer<Real> x, r, p, Hp;        // (rows, C)
-  LaneBuffer<Real> e, d, T;            // (rows) twice, (samples, C)
-  double slope[Simd<Real>::kLanes];    // of the direction x, downwards
+  int64_t rows;                      // features and the bias
+  LaneBuffer<Real> unit, scale;      // (rows, C): W_j / ||W_j||; 1 / diag(H), or 0: stays at 0
+  LaneBuffer<Real> x, r, p, Hp;      // (rows, C)
+  LaneBuffer<Real> e, d, T;          // (rows) twice, (samples, C)
+  double slope[Simd<Real>::kLanes];  // of the direction x, downwards
 
   void shape(int64_t samples, int64_t features, int64_t C) {
     rows = features + 1;
-    for (auto* wide : {&unit, &live, &scale, &x, &r, &p}) wide->reserve(rows * C);
+    for (auto* wide : {&unit, &scale, &x, &r, &p}) wide->reserve(rows * C);
     Hp.reserve(whole_tiles(rows) * C), T.reserve(samples * C);
     for (auto* row : {&e, &d}) row->reserve(rows);
   }
@@ -57,7 +57,7 @@ inline Lanes<Real> load_damping(const LaneSet<Real>& set, const Lanes<Real>* mea
   return largest * (share > least ? share : Vector{} + least);
 }
 
-// Fills unit, live, e, d, the preconditioner, and r, minus the gradient.
+// Fills unit, e, d, the preconditioner, and r, minus the gradient.
 template <typename Real>
 inline void load_newton(const CurvedLanes<Real>& g, const double* gap, LaneNewton<Real>& s) {
   using Vector = Lanes<Real>;
@@ -81,61 +81,84 @@ inline void load_newton(const CurvedLanes<Real>& g, const double* gap, LaneNewto
       const Vector w = W[k], unit = s.unit.get()[k] = w * inverse;
       const auto moves = (w != zero) | ~g.sparse;
       const Vector sign = w > zero ? one : (w < zero ? -one : zero);
-      const Vector rest = pull[k] - ridge * w - l1 * sign - group * unit;
-      s.live.get()[k] = moves ? one : zero;
-      s.r.get()[k] = moves ? rest : zero;
       const Vector diagonal = own * mean[c] + e + d * (1 - unit * unit);
-      s.scale.get()[k] = diagonal > zero ? 1 / diagonal : zero;
+      s.r.get()[k] = pull[k] - ridge * w - l1 * sign - group * unit;
+      s.scale.get()[k] = moves & (diagonal > zero) ? 1 / diagonal : zero;
     }
   }
   const Vector free = zero + Real(g.fit_intercept);
   s.e.get()[set.size] = damping, s.d.get()[set.size] = zero;
   for (int64_t c = 0; c < C; ++c) {
     const int64_t k = set.size * C + c;
-    s.unit.get()[k] = zero, s.live.get()[k] = free, s.r.get()[k] = free * pull[k];
-    s.scale.get()[k] = 1 / (mean[c] + damping);
+    s.unit.get()[k] = zero, s.r.get()[k] = pull[k];
+    s.scale.get()[k] = free / (mean[c] + damping);
   }
 }
 
-// Hp = H p
+// Sums of products over all rows, one for each output, so that they do not wait for each other.
 template <typename Real>
-inline void apply(const CurvedLanes<Real>& g, LaneNewton<Real>& s) {
+struct LaneSums {
+  Lanes<Real> of[kLaneOutputs] = {};
+
+  Lanes<Real> total(int64_t C) const {
+    Lanes<Real> sum{};
+    for (int64_t c = 0; c < C; ++c) sum += of[c];
+    return sum;
+  }
+};
+
+// T = Q T, Q the Hessian of the loss in the scores of every sample.
+template <typename Real>
+inline void curve(const CurvedLanes<Real>& g, Lanes<Real>* T) {
   using Vector = Lanes<Real>;
   const int64_t C = g.C;
-  const LanePart<Real, Real> part{g, 0};
-  const Vector* p = s.p.get();
-  Vector *T = s.T.get(), *Hp = s.Hp.get();
-  multiply_rows<Real>(g.A.get(), g.all.ld, 1, g.rows, s.rows, p, C, s.T.values());
+  const bool logistic = g.loss == kLogistic;
+  const Vector* P = &lanes_at(g.scores.P.get());
   for (int64_t i = 0; i < g.n; ++i) {
     Vector along{};
-    for (int64_t c = 0; c < C; ++c) {
-      const Vector P = part.at(g.scores.P, i * C + c);
-      T[i * C + c] *= P;
-      along += g.loss == kLogistic ? P * T[i * C + c] : T[i * C + c];
-    }
-    for (int64_t c = 0; c < C; ++c) {
-      const Vector P = part.at(g.scores.P, i * C + c);
-      T[i * C + c] -= P * (g.loss == kLogistic ? T[i * C + c] : along);
-    }
+    for (int64_t k = i * C; k < (i + 1) * C; ++k) T[k] *= P[k], along += T[k];
+    for (int64_t k = i * C; k < (i + 1) * C; ++k) T[k] -= P[k] * (logistic ? T[k] : along);
   }
-  multiply_rows<Real>(g.A.get(), 1, g.all.ld, g.all.ld, g.n, T, C, s.Hp.values());
+}
+
+// Hp = H p where p moves; returns <p, H p>.
+template <typename Real>
+inline Lanes<Real> apply(const CurvedLanes<Real>& g, LaneNewton<Real>& s) {
+  using Vector = Lanes<Real>;
+  const int64_t C = g.C, ld = g.all.ld;
+  const Vector *p = s.p.get(), *unit = s.unit.get(), *A = g.A.get();
+  Vector* Hp = s.Hp.get();
+  multiply_rows<Real>(A, ld, 1, g.rows, s.rows, p, C, s.T.values());
+  curve(g, s.T.get());
+  multiply_rows<Real>(A, 1, ld, ld, g.n, s.T.get(), C, s.Hp.values());
+  LaneSums<Real> curvature;
   for (int64_t j = 0; j < s.rows; ++j) {
     const Vector e = s.e.get()[j], d = s.d.get()[j];
     Vector radial{};
-    for (int64_t c = j * C; c < (j + 1) * C; ++c) radial += s.unit.get()[c] * p[c];
-    for (int64_t c = j * C; c < (j + 1) * C; ++c)
-      Hp[c] = s.live.get()[c] * (Hp[c] + (e + d) * p[c] - d * radial * s.unit.get()[c]);
+    for (int64_t k = j * C; k < (j + 1) * C; ++k) radial += unit[k] * p[k];
+    radial *= d;
+    for (int64_t c = 0; c < C; ++c) {
+      const int64_t k = j * C + c;
+      Hp[k] += (e + d) * p[k] - radial * unit[k];
+      curvature.of[c] += p[k] * Hp[k];
+    }
   }
+  return curvature.total(C);
 }
 
-// <a, b> of every lane.
+// r -= alpha Hp, and Hp = scale r, the preconditioned residual; returns <r, scale r>.
 template <typename Real>
-inline Lanes<Real> inner(const Lanes<Real>* a, const Lanes<Real>* b, int64_t rows, int64_t C) {
-  Lanes<Real> sums[kLaneOutputs] = {}, total{};
-  for (int64_t j = 0; j < rows; ++j)
-    for (int64_t c = 0; c < C; ++c) sums[c] += a[j * C + c] * b[j * C + c];
-  for (int64_t c = 0; c < C; ++c) total += sums[c];
-  return total;
+inline Lanes<Real> step_residual(const Lanes<Real>& alpha, int64_t C, LaneNewton<Real>& s) {
+  Lanes<Real>*r = s.r.get(), *z = s.Hp.get();
+  LaneSums<Real> sums;
+  for (int64_t j = 0; j < s.rows; ++j)
+    for (int64_t c = 0; c < C; ++c) {
+      const int64_t k = j * C + c;
+      r[k] -= alpha * z[k];
+      z[k] = s.scale.get()[k] * r[k];
+      sums.of[c] += r[k] * z[k];
+    }
+  return sums.total(C);
 }
 
 // x, the direction of the lanes that move, from W and the scores there, as `solve_by_cg` finds it.
@@ -146,34 +169,29 @@ inline void curved_direction(const LaneMask<Real>& live, const CurvedLanes<Real>
   constexpr int64_t lanes = CurvedLanes<Real>::kLanes;
   load_newton(g, gap, s);
   const int64_t C = g.C, size = s.rows * C;
-  const Vector zero{}, *scale = s.scale.get();
-  Vector *x = s.x.get(), *r = s.r.get(), *p = s.p.get(), *Hp = s.Hp.get(), rz{}, most{}, eta2{};
+  const Vector zero{};
+  Vector *x = s.x.get(), *p = s.p.get(), *z = s.Hp.get(), most{}, eta2{}, fallen{}, slope{};
+  LaneMask<Real> near{};
   for (int64_t t = 0; t < lanes; ++t) {
     eta2[t] = static_cast<Real>(std::min(0.09, gap[t]));
     most[t] = gap[t] > kFar && g.sparse[t] ? static_cast<Real>(kPromise * gap[t] * g.zero[t])
                                            : std::numeric_limits<Real>::max();
+    near[t] = gap[t] > kFar ? 0 : -1;
   }
-  for (int64_t k = 0; k < size; ++k) x[k] = zero, p[k] = scale[k] * r[k];
-  rz = inner<Real>(p, r, s.rows, C);
+  std::fill_n(z, size, zero);
+  Vector rz = step_residual(zero, C, s);
+  for (int64_t k = 0; k < size; ++k) x[k] = zero, p[k] = z[k];
   const Vector target = eta2 * rz;
-  LaneMask<Real> moves = live & (rz > target), near{};
-  for (int64_t t = 0; t < lanes; ++t) near[t] = gap[t] > kFar ? 0 : -1;
-  Vector fallen{}, slope{};
+  LaneMask<Real> moves = live & (rz > target);
   for (int64_t step = 0; step < kNearSteps && any_lane(moves); ++step) {
     if (step == kFarSteps) moves &= near;
-    apply(g, s);
-    const Vector curvature = inner<Real>(p, Hp, s.rows, C);
+    const Vector curvature = apply(g, s);
     moves &= curvature > zero;
     const Vector alpha = moves ? rz / curvature : zero;
-    for (int64_t k = 0; k < size; ++k) {
-      x[k] += alpha * p[k], r[k] -= alpha * Hp[k];
-      Hp[k] = scale[k] * r[k];
-    }
-    const Vector next = inner<Real>(r, Hp, s.rows, C);
+    const Vector next = step_residual(alpha, C, s), ratio = moves ? next / rz : zero;
     fallen += Real(0.5) * alpha * rz, slope += alpha * rz;
-    const Vector ratio = moves ? next / rz : zero;
     rz = moves ? next : rz;
-    for (int64_t k = 0; k < size; ++k) p[k] = Hp[k] + ratio * p[k];
+    for (int64_t k = 0; k < size; ++k) x[k] += alpha * p[k], p[k] = z[k] + ratio * p[k];
     moves &= (rz > target) & (fallen < most);
   }
   for (int64_t t = 0; t < lanes; ++t) s.slope[t] = slope[t];

@@ -12,7 +12,8 @@ constexpr int64_t kFirstModels = 3;                  // passes before the first 
 constexpr int64_t kCurvedRounds = 8;                 // at most
 constexpr int64_t kCurvedSteps = kCurvedPasses + 1;  // of a round
 constexpr int64_t kFirstSteps = kFirstModels * kCurvedPasses;
-constexpr int kLaneHalvings = 3;  // of a Newton step
+constexpr double kGapShare = 0.1;  // of the gap now, which the next may be expected not to reach
+constexpr int kLaneHalvings = 3;   // of a Newton step
 
 template <typename Real>
 struct CurvedLaneSolve : CurvedLanes<Real> {
@@ -90,7 +91,7 @@ inline void curved_passes(const LaneMask<Real>& live, CurvedLaneSolve<Real>& g) 
   const Vector wanted = g.stiffness * sum / g.outputs;
   const Vector bend = wanted < bound ? wanted : Vector{} + bound;
   remember(g);
-  descend(live, kCurvedPasses, s, Vector(1 / bend));
+  descend(live, kCurvedPasses, true, s, Vector(1 / bend));
   for (int64_t k = 0; k < s.size * g.C; ++k) W[k] += step[k], step[k] = Vector{};
   g.moved = true;
   evaluate(live, g);
@@ -143,6 +144,16 @@ inline void curved_step(const LaneMask<Real>& live, const double* gap, CurvedLan
   if (any_lane(moves)) go_back(moves, g);
 }
 
+// How well biases are fitted: until what they still cost is little of the gap, or of what is asked.
+template <typename Real>
+inline void ease_bias(double tol, CurvedLaneSolve<Real>& g) {
+  const double rounding = sizeof(Real) == 4 ? 1e-11 : small_decrement<double>();
+  for (int64_t t = 0; t < CurvedLaneSolve<Real>::kLanes; ++t) {
+    const double least = kBiasShare * std::max(tol, kGapShare * g.report.reached[t]) * g.zero[t];
+    g.enough[t] = std::max(least * least, rounding);
+  }
+}
+
 // Starts from `init`, or from zero; -1 for lanes that do the latter.
 template <typename Real>
 inline LaneMask<Real> start_curved(double tol, CurvedLaneSolve<Real>& g) {
@@ -152,11 +163,9 @@ inline LaneMask<Real> start_curved(double tol, CurvedLaneSolve<Real>& g) {
   const LaneMask<Real> warm = warm_lanes(g);
   g.moved = any_lane(warm), g.live = LaneMask<Real>{} - 1;
   g.stiffness = Lanes<Real>{} + Real(kStiff);
-  for (int64_t t = 0; t < lanes; ++t) {
-    const double least = kBiasShare * std::max(tol, 0.0) * g.zero[t];
-    g.enough[t] = std::max(least * least, sizeof(Real) == 4 ? 1e-11 : small_decrement<double>());
+  ease_bias(tol, g);
+  for (int64_t t = 0; t < lanes; ++t)
     if (g.zero[t] == 0) g.live[t] = 0;
-  }
   Lanes<Real>* W = g.all.W.get();
   for (int64_t k = 0; k < g.M * g.C; ++k) {
     const auto kept =
@@ -186,9 +195,10 @@ inline void solve_penalised(double tol, int64_t max_steps, CurvedLaneSolve<Real>
   constexpr int64_t lanes = CurvedLaneSolve<Real>::kLanes;
   using Mask = LaneMask<Real>;
   double* gap = g.report.reached;
-  std::fill_n(g.report.steps, lanes, 0);
+  std::fill_n(g.report.steps, lanes, 0), std::fill_n(gap, lanes, 0.0);
   const auto look = [&] {
     relative_gap(g, g.scores, g.all.pull.values(), gap);
+    ease_bias(tol, g);
     for (int64_t t = 0; t < lanes; ++t) g.live[t] &= gap[t] <= kInnerShare * tol ? 0 : -1;
   };
   const auto pass = [&](const Mask& some) {

@@ -73,15 +73,17 @@ inline void add_steps(const Lanes<Real>* row, int64_t stride, const Lanes<Real>*
     if (k + side < count) add(k + side, side);
 }
 
-// u = A_j'R as the weights are now, without those of feature j itself.
+// u = A_j'R as the weights are now, without those of feature j itself; features from `end` on have
+// taken no step.
 template <int outputs, typename Real>
-__attribute__((always_inline)) inline void pull_without(int64_t j, const LaneSet<Real>& s,
+__attribute__((always_inline)) inline void pull_without(int64_t j, int64_t end,
+                                                        const LaneSet<Real>& s,
                                                         Lanes<Real> (&u)[outputs]) {
   constexpr int sides = outputs <= 2 ? 4 : 2;
   const Lanes<Real>*G = s.gram.K.get(), *step = s.step.get();
   Lanes<Real> sums[sides][outputs] = {};
   add_steps<outputs, sides, Real>(G + (j + 1) * s.ld + j, s.ld, step + (j + 1) * outputs,
-                                  s.size - j - 1, sums);
+                                  end - j - 1, sums);
   add_steps<outputs, sides, Real>(G + j * s.ld, 1, step, j, sums);
 #pragma GCC unroll 8
   for (int c = 0; c < outputs; ++c) {
@@ -93,10 +95,10 @@ __attribute__((always_inline)) inline void pull_without(int64_t j, const LaneSet
 // Moves feature j of every live lane to its minimum.
 template <int outputs, bool thresholded, typename Real>
 __attribute__((always_inline)) inline void descend_one(const LaneMask<Real>& live, int64_t j,
-                                                       LaneSet<Real>& s) {
+                                                       int64_t end, LaneSet<Real>& s) {
   using Vector = Lanes<Real>;
   Vector *own = s.step.get() + j * outputs, x[outputs], norm2[2] = {};
-  pull_without(j, s, x);
+  pull_without(j, end, s, x);
 #pragma GCC unroll 8
   for (int c = 0; c < outputs; ++c) {
     if constexpr (thresholded) shrink(x[c], s.low.get()[j], s.high.get()[j]);
@@ -117,20 +119,24 @@ __attribute__((always_inline)) inline void descend_one(const LaneMask<Real>& liv
 }
 
 template <int outputs, bool thresholded, typename Real>
-inline void descend_rows(const LaneMask<Real>& live, int64_t passes, LaneSet<Real>& s) {
+inline void descend_rows(const LaneMask<Real>& live, int64_t passes, bool fresh, LaneSet<Real>& s) {
   for (int64_t i = 0; i < passes; ++i)
-    for (int64_t j = 0; j < s.size; ++j) descend_one<outputs, thresholded>(live, j, s);
+    for (int64_t j = 0; j < s.size; ++j) {
+      const int64_t end = fresh && i == 0 ? j + 1 : s.size;
+      descend_one<outputs, thresholded>(live, j, end, s);
+    }
 }
 
-// Cyclic passes over the features of a set, of the lanes that are live.
+// Cyclic passes over the features of a set, of the lanes that are live; where it is `fresh`, no
+// lane has taken a step.
 template <typename Real>
-inline void descend(const LaneMask<Real>& live, int64_t passes, LaneSet<Real>& s,
+inline void descend(const LaneMask<Real>& live, int64_t passes, bool fresh, LaneSet<Real>& s,
                     const Lanes<Real>& scale = Lanes<Real>{} + 1) {
   const bool thresholded = load_thresholds(scale, s);
   const auto rows = [&](auto outputs) {
     constexpr int count = decltype(outputs)::value;
-    thresholded ? descend_rows<count, true>(live, passes, s)
-                : descend_rows<count, false>(live, passes, s);
+    thresholded ? descend_rows<count, true>(live, passes, fresh, s)
+                : descend_rows<count, false>(live, passes, fresh, s);
   };
   switch (s.C) {
     case 1:
@@ -164,7 +170,7 @@ inline void load_newton(const LaneSet<Real>& s, LaneMatrix<Real, false>& system,
     for (int64_t b = 0; b < a; ++b)
       row[b] = live & (W[b] + step[b] != zero) ? G[a * s.ld + b] : zero;
     Vector pull[1];
-    pull_without(a, s, pull);
+    pull_without(a, s.size, s, pull);
     const Vector high = s.high.get()[a], rest = pull[0] - curvature * w - (w < zero ? -high : high);
     row[a] = live ? curvature : zero + 1;
     sides.e.get()[a] = live ? rest : zero;

@@ -186,10 +186,10 @@ inline void solve_penalised(double tol, int64_t max_steps, SparseLanes<Real>& g)
     for (int64_t t = 0; t < lanes; ++t) g.live[t] &= gap[t] <= kInnerShare * tol ? 0 : -1;
     if (round == rounds || !any_lane(g.live)) break;
     const Mask cold = g.live & ~warm;
-    if (any_lane(cold)) descend(cold, kFirstPasses, g.all);
+    if (any_lane(cold)) descend(cold, kFirstPasses, true, g.all);
     choose_features(warm, g);
     gather_sets(g);
-    descend(g.live, kRoundPasses, g.set);
+    descend(g.live, kRoundPasses, false, g.set);
     if (g.C == 1) newton_step(g.live, g.system, g.sides, g.set);
     scatter_weights(g);
     g.moved = true;
