@@ -57,7 +57,8 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
     const ProximalMemory<Real> memory(arena, partial, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
-  const TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
+  TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
+  tasks.queued = !ridge;  // whose tasks take as long as each other
   const char* kernel = ridge ? "fit_ridge" : "fit_proximal";
   return {{args, {}, unknowns, threads}, tasks, 0, {tasks.launch(kernel, threads)}};
 }

@@ -76,7 +76,7 @@ __device__ double solve_proximal(Proximal<Compute, Real>& solve, double tol, int
 template <typename Real>
 __device__ void fit_proximal(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
-  for_each_task<Real>(
+  for_each_task<Real, kCentred, kFirstLeft>(
       a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
         const HeadResult<Real> out = result_of(a, t);

@@ -53,8 +53,10 @@ void launch_named(const char* op, const Plan<Job>& plan, const Named<Job> (&know
                   int device, void* stream) {
   // PyTorch has set the device for its own copy of the CUDA runtime: this one is told, too.
   check(cudaSetDevice(device), op, "device " + std::to_string(device));
+  const auto queue = static_cast<cudaStream_t>(stream);
+  if (plan.taken) check(cudaMemsetAsync(plan.taken, 0, sizeof *plan.taken, queue), op, "workspace");
   for (const Launch& one : plan.launches)
-    enqueue(op, one, find(known, one.kernel), plan.job, static_cast<cudaStream_t>(stream));
+    enqueue(op, one, find(known, one.kernel), plan.job, queue);
 }
 
 // Kernels of one job for both dtypes, and what launches them: KERNELS(DO) calls DO(Job, name, held)

@@ -47,17 +47,27 @@ struct BlockTask {
   }
 };
 
+// In which order blocks take tasks: by turns, or, where tasks differ in what they take, the first
+// that is left.
+enum Order { kByTurns, kFirstLeft };
+
 // Calls body(t, task, arena, rows) for the tasks of this block of so many threads, whose samples
 // are not loaded yet: the arena has what is left of the block's memory, and `rows` what is left of
 // the numbers of the task's samples off the chip.
-template <typename Compute, Kept kept = kCentred, typename Real, typename F>
+template <typename Compute, Kept kept = kCentred, Order order = kByTurns, typename Real, typename F>
 __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
                               TaskNeeds needs, F body, int threads = kThreads) {
   using Task = BlockTask<Compute, Real, kept>;
   extern __shared__ __align__(kAligned) char shared[];
   __shared__ double scratch[kThreads];
+  // Two by turns: some threads may still read a task's number when the next is written.
+  __shared__ int64_t left[order == kFirstLeft ? 2 : 1];
   const Block block{scratch, threads};
-  for (int64_t t = blockIdx.x; t < samples.T; t += gridDim.x) {
+  int turn = 0;
+  for (int64_t t = blockIdx.x; t < samples.T;) {
+    // Asked for early: the answer is there when the task is done.
+    if (order == kFirstLeft && Block::rank() == 0)
+      left[turn] = gridDim.x + static_cast<int64_t>(atomicAdd(blocks.taken, 1ull));
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;
     Arena arena(shared, blocks.shared_bytes, blocks.slices + blockIdx.x * blocks.slice_bytes);
@@ -65,6 +75,8 @@ __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks
     Task task{block, in, memory};
     body(t, task, arena, rows + in.n * row_numbers(in.C, in.loss));
     Block::sync();
+    t = order == kFirstLeft ? left[turn] : t + gridDim.x;
+    turn ^= 1;
   }
 }
 

@@ -10,10 +10,10 @@
 SPARSEDIS_BEGIN
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 128;                      // of a block, at most
-constexpr int kOutputs = 8;                        // that thin products sum up together
-constexpr int64_t kScratchBytes = 8 * kThreads;    // that a block has on the chip besides arrays
-constexpr int64_t kMostSliced = int64_t{1} << 28;  // bytes of what blocks keep off the chip
+constexpr int kThreads = 128;                         // of a block, at most
+constexpr int kOutputs = 8;                           // that thin products sum up together
+constexpr int64_t kScratchBytes = 8 * kThreads + 16;  // that a block has on the chip besides arrays
+constexpr int64_t kMostSliced = int64_t{1} << 28;     // bytes of what blocks keep off the chip
 
 // What a GPU gives: shared memory of a block, how many blocks it is to be offered, and how many of
 // any kernel without arrays on the chip are sure to run at the same time.
@@ -38,7 +38,8 @@ struct TaskBlocks {
   int64_t shared_bytes, slice_bytes;  // of a block's arrays on the chip, and off it
   int64_t row_numbers;                // of every sample, in `rows`
   char* slices;
-  double* rows;  // of samples that do not fit on the chip
+  double* rows;               // of samples that do not fit on the chip
+  unsigned long long* taken;  // tasks, besides every block's first, or null: they go by turns
 };
 
 // Persistent blocks, each of which takes a task after another. A slice is a block's, or a task's
@@ -46,9 +47,10 @@ struct TaskBlocks {
 struct TaskPlan {
   TaskBlocks blocks;
   int64_t grid, slices, row_bytes;
+  bool queued = false;  // a block's next task is the first that is left; else they go by turns
 
   int64_t slices_bytes() const { return slices * blocks.slice_bytes; }
-  int64_t workspace_bytes() const { return slices_bytes() + row_bytes; }
+  int64_t workspace_bytes() const { return slices_bytes() + row_bytes + (queued ? kAligned : 0); }
   Launch launch(const char* kernel, int threads = kThreads) const {
     return {kernel, grid, blocks.shared_bytes, false, threads};
   }
@@ -56,6 +58,8 @@ struct TaskPlan {
     TaskBlocks there = blocks;
     there.slices = workspace;
     there.rows = reinterpret_cast<double*>(workspace + slices_bytes());
+    char* end = workspace + slices_bytes() + row_bytes;
+    there.taken = queued ? reinterpret_cast<unsigned long long*>(end) : nullptr;
     return there;
   }
 };
@@ -68,10 +72,13 @@ struct Plan {
   TaskPlan tasks;
   int64_t rest_bytes;
   std::vector<Launch> launches;
+  unsigned long long* taken = nullptr;  // that is to be 0 before the launches, or null
 
   int64_t workspace_bytes() const { return tasks.workspace_bytes() + rest_bytes; }
   void place(char* workspace) {
-    job.place(tasks.placed(workspace), workspace + tasks.workspace_bytes());
+    const TaskBlocks blocks = tasks.placed(workspace);
+    job.place(blocks, workspace + tasks.workspace_bytes());
+    taken = blocks.taken;
   }
 };
 
@@ -98,7 +105,7 @@ TaskPlan plan_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_number
   const int64_t slice = arena.sliced();
   const int64_t most = slice > 0 ? std::max<int64_t>(kMostSliced / slice, 1) : machine.blocks;
   const int64_t grid = std::clamp<int64_t>(s.T, 1, std::min(machine.blocks, most));
-  return {{arena.taken(), slice, row_numbers, nullptr, nullptr},
+  return {{arena.taken(), slice, row_numbers, nullptr, nullptr, nullptr},
           grid,
           grid,
           fits ? 0 : row_bytes(rows, row_numbers)};
@@ -111,7 +118,7 @@ TaskPlan plan_kept_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_n
                          const Machine& machine, LayOut lay_out) {
   Arena arena = counting_arena(0);
   lay_out(arena);
-  return {{0, arena.sliced(), row_numbers, nullptr, nullptr},
+  return {{0, arena.sliced(), row_numbers, nullptr, nullptr, nullptr},
           std::clamp<int64_t>(s.T, 1, machine.blocks),
           s.T,
           row_bytes(rows, row_numbers)};

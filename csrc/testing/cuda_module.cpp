@@ -42,6 +42,7 @@ class Job {
   // The kernels' only parameter.
   py::bytes parameter(py::array_t<uint8_t>& workspace) {
     plan_.place(reinterpret_cast<char*>(workspace.mutable_data()));
+    if (plan_.taken) *plan_.taken = 0;
     return py::bytes(reinterpret_cast<const char*>(&plan_.job), sizeof plan_.job);
   }
 

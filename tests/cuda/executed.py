@@ -237,7 +237,7 @@ class Executor:
                 cooperative=cooperative, drop_barrier=self.drop[1] if name == self.drop[0] else 0,
                 **{**checks, **self.options},
             )  # fmt: skip
-            assert not stats.warnings
+            assert not stats.warnings, stats.warnings
             self.launches.append((name, stats))
             self.planned.append(Planned(name, grid, threads, shared))
 

@@ -2,6 +2,7 @@
 // Python launch the kernels. For a library that is linked with it.
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <string>
 
@@ -54,6 +55,11 @@ int cudaDeviceGetAttribute(int* value, int name, int) {
 int cudaFuncSetAttribute(const void* kernel, int name, int value) {
   if (name != kMaxDynamicShared || value > 98 * 1024) return kInvalidValue;
   kernels().at(kernel).shared = value;
+  return 0;
+}
+
+int cudaMemsetAsync(void* memory, int value, size_t bytes, void*) {
+  std::memset(memory, value, bytes);
   return 0;
 }
 

@@ -162,12 +162,29 @@ def test_ridge_of_copied_features_that_is_lost_to_rounding_still_fits():
 @pytest.mark.parametrize("kind", ["ridge", "sparse_group"])
 @pytest.mark.parametrize("loss", LOSSES[:2])
 def test_no_threads_race(kind, loss):
-    samples = heads_problem(2, 9, 5, 3, dtype=F32)
+    samples = heads_problem(5, 8, 5, 3, dtype=F32)  # each task's arrays begin with a whole 16 bytes
     y, penalty = targets(loss, samples.y), HEAD_PENALTIES[kind].scaled(0.1)
-    with executing(80, sanitize="thread") as executor:
+    with executing(80, (MACHINE[0], 2), sanitize="thread") as executor:
         sk.fit_heads(samples.z, y, penalty, loss=loss, max_iter=20, on_error="flag", backend="cuda")
     ridge = kind == "ridge" and loss == "squared"
     assert [name for name, _ in executor.launches] == ["fit_ridge" if ridge else "fit_proximal"]
+
+
+@losses
+def test_a_block_takes_the_first_task_that_is_left(loss):
+    """Each is asked for once, and what it gives does not depend on who takes it."""
+    samples = heads_problem(7, 20, 9, 2, dtype=F32)
+    y, penalty = targets(loss, samples.y), sk.Penalty(group=0.02)
+    fits = []
+    for blocks in (1, 2, 7, 9):
+        with executing(80, (MACHINE[0], blocks)) as executor:
+            fits.append(sk.fit_heads(samples.z, y, penalty, loss=loss, backend="cuda"))
+        ((_, stats),) = executor.launches
+        assert stats.global_atomics == {8: 7}
+        assert executor.planned[0].grid == min(blocks, 7)
+    for other in fits[1:]:
+        assert torch.equal(other.weight, fits[0].weight)
+        assert torch.equal(other.gap, fits[0].gap)
 
 
 @losses
