@@ -108,17 +108,10 @@ inline void load_lanes(CurvedLanes<Real>& g) {
   Lanes<Real>*y = g.y.reserve(g.rows * C), *root = g.root.reserve(g.rows);
   Lanes<Real>* inverse = g.inverse.reserve(g.rows);
   std::fill_n(root, g.rows, Lanes<Real>{});
-  const auto output = [&](auto row, Lanes<Real>* to, int64_t stride) {
-    interleave<Real>(
-        [&](int64_t t, int64_t i) {
-          return i < g.data[t]->ld ? load_vector<Real>(row(*g.data[t]) + i) : Lanes<Real>{};
-        },
-        g.n, to, stride);
-  };
   for (int64_t c = 0; c < C; ++c)
-    output([=](const Curved<Real>& data) { return data.y.get() + c * data.ld; }, y + c, C);
-  output([](const Curved<Real>& data) { return data.root.get(); }, root, 1);
-  output([](const Curved<Real>& data) { return data.inverse_root.get(); }, inverse, 1);
+    g.load_of_samples([&](int64_t t) { return g.data[t]->y.get() + c * g.data[t]->ld; }, y + c, C);
+  g.load_of_samples([&](int64_t t) { return g.data[t]->root.get(); }, root, 1);
+  g.load_of_samples([&](int64_t t) { return g.data[t]->inverse_root.get(); }, inverse, 1);
   gram_lanes(g.A.get(), g.n, true, all.gram);
   all.size = g.M;
   for (int64_t i = 0; i < g.rows; ++i) g.A.get()[i * all.ld + g.M] = root[i];

@@ -1,5 +1,4 @@
-// Heads of small tasks in the lanes of vectors: their penalties, weights, and what a gap is made
-// of.
+// Heads of small tasks in the lanes of vectors: their penalties and weights, and of what gaps are.
 #pragma once
 
 #include "descent_lanes.h"

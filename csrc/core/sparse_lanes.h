@@ -44,7 +44,7 @@ inline void load_lanes(SparseLanes<Real>& g) {
   gram_lanes(g.A.get(), g.n, true, g.all.gram);
   Lanes<Real>* B = g.B.reserve(size);
   for (int64_t c = 0; c < C; ++c)
-    g.load_output([=](const Task<Real>& task) { return task.B.get() + c * task.lds; }, B + c, C);
+    g.load_of_samples([&](int64_t t) { return g.task[t]->B.get() + c * g.task[t]->lds; }, B + c, C);
   std::fill(B + g.n * C, B + size, Lanes<Real>{});
   g.R.reserve(size);
   g.index.reserve((g.M + 1) * lanes);

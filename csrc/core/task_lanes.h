@@ -57,12 +57,12 @@ struct TaskLanes {
     std::fill(row + M, row + ld, Lanes<Real>{});
   }
 
-  // to[i * stride] = entry i < n of what `row(task)` points to, which is as long as task.lds.
+  // to[i * stride] = entry i < n of what row(t) points to, which is as long as task t's lds.
   template <typename F>
-  void load_output(F row, Lanes<Real>* to, int64_t stride) const {
+  void load_of_samples(F row, Lanes<Real>* to, int64_t stride) const {
     interleave<Real>(
         [&](int64_t t, int64_t i) {
-          return i < task[t]->lds ? load_vector<Real>(row(*task[t]) + i) : Lanes<Real>{};
+          return i < task[t]->lds ? load_vector<Real>(row(t) + i) : Lanes<Real>{};
         },
         n, to, stride);
   }
