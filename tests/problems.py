@@ -62,6 +62,13 @@ def uneven_tasks(C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Te
     return samples.z.to(dtype), samples.y.to(dtype), weight.to(dtype), samples.offsets
 
 
+def uneven_task(data: tuple[Tensor, ...], t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same of task t by itself."""
+    z, y, weight, offsets = data
+    rows = slice(int(offsets[t]), int(offsets[t + 1]))
+    return z[rows], y[rows], weight[rows], torch.tensor([0, UNEVEN_COUNTS[t]])
+
+
 def one_design(T: int, n: int, M: int, C: int) -> Samples:
     """One design for all tasks."""
     dense = heads_problem(1, n, M, T * C)

@@ -38,13 +38,12 @@ inline void mean_curvatures(const CurvedLanes<Real>& g, Lanes<Real>* mean) {
     }
 }
 
-// The largest curvature of a feature, and the damping: a share of it.
+// The largest curvature of a feature, and the damping for it.
 template <typename Real>
 inline Lanes<Real> load_damping(const LaneSet<Real>& set, const Lanes<Real>* mean,
                                 const double* gap, Lanes<Real>& largest) {
   using Vector = Lanes<Real>;
-  const Real least = sizeof(Real) == 4 ? Real(1e-5) : Real(1e-10);
-  Vector most{};
+  Vector most{}, share{};
   largest = Vector{};
   for (int64_t c = 0; c < set.C; ++c) most = mean[c] > most ? mean[c] : most;
   for (int64_t j = 0; j < set.size; ++j) {
@@ -52,9 +51,9 @@ inline Lanes<Real> load_damping(const LaneSet<Real>& set, const Lanes<Real>* mea
     largest = own > largest ? own : largest;
   }
   largest *= most;
-  Vector share = Real(1e-3) * load_vector<Real>(gap);
-  share = share < Real(1e-3) ? share : Vector{} + Real(1e-3);
-  return largest * (share > least ? share : Vector{} + least);
+  for (int64_t t = 0; t < Simd<Real>::kLanes; ++t)
+    share[t] = static_cast<Real>(damping_share<Real>({false, gap[t]}));
+  return largest * share;
 }
 
 // Fills unit, e, d, the preconditioner, and r, minus the gradient.
@@ -173,7 +172,8 @@ inline void curved_direction(const LaneMask<Real>& live, const CurvedLanes<Real>
   Vector *x = s.x.get(), *p = s.p.get(), *z = s.Hp.get(), most{}, eta2{}, fallen{}, slope{};
   LaneMask<Real> near{};
   for (int64_t t = 0; t < lanes; ++t) {
-    eta2[t] = static_cast<Real>(std::min(0.09, gap[t]));
+    const double eta = left_share(gap[t]);
+    eta2[t] = static_cast<Real>(eta * eta);
     most[t] = gap[t] > kFar && g.sparse[t] ? static_cast<Real>(kPromise * gap[t] * g.zero[t])
                                            : std::numeric_limits<Real>::max();
     near[t] = gap[t] > kFar ? 0 : -1;

@@ -66,7 +66,7 @@ inline LaneMask<Real> risen(const LaneMask<Real>& lanes, const CurvedLaneSolve<R
                             F promised) {
   LaneMask<Real> some = lanes;
   for (int64_t t = 0; t < CurvedLaneSolve<Real>::kLanes; ++t) {
-    const double rounding = (sizeof(Real) == 4 ? 1e-6 : 1e-14) * g.zero[t];
+    const double rounding = kFallRounding<Real> * g.zero[t];
     if (g.objective[t] <= g.before[t] - promised(t) + rounding) some[t] = 0;
   }
   return some;

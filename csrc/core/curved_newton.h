@@ -108,6 +108,9 @@ inline void gather_term(const WorkingSet<Real>& ws, const int64_t* support, int6
     std::fill(A + i * term.rows + term.S, A + (i + 1) * term.rows, Real(0));
 }
 
+// The share of the residual that conjugate gradients leave: the more, the farther the solution.
+inline double left_share(double gap) { return std::min(0.3, std::sqrt(gap)); }
+
 // The step's direction on the support of the set, and on the bias in a row after it: truncated
 // conjugate gradients, the looser the farther the solution; r is the descent at the start of it.
 // Returns the size of the support.
@@ -131,7 +134,7 @@ inline int64_t curved_direction(const WorkingSet<Real>& ws, const Curved<Real>& 
   }
   damp(newton, largest, ws.held ? S : 0, {false, gap});
   descent_rhs(newton);
-  const double eta = std::min(0.3, std::sqrt(gap));
+  const double eta = left_share(gap);
   // No step gains the gap: far away, a model with kinks that promises as much holds no farther.
   const bool far = gap > kFar;
   const double most =

@@ -11,10 +11,12 @@ SPARSEDIS_BEGIN
 constexpr int kCurvedStages = 5;      // geometric stages from the smallest zero strength down
 constexpr int64_t kCurvedPasses = 2;  // over one quadratic model
 constexpr double kStiff = 1.15;       // curvature of the first model, in units of the mean
-constexpr double kNearGap = 0.07;    // a gap from which on every model is followed by a Newton step
-constexpr double kFast = 0.6;        // passes that leave less than this of the gap need no Newton
-constexpr int kHalvings = 12;        // of a Newton step
-constexpr double kDescent = 0.1;     // share of what the slope promises that a step has to gain
+constexpr double kNearGap = 0.07;  // a gap from which on every model is followed by a Newton step
+constexpr double kFast = 0.6;      // passes that leave less than this of the gap need no Newton
+constexpr int kHalvings = 12;      // of a Newton step
+constexpr double kDescent = 0.1;   // share of what the slope promises that a step has to gain
+template <typename Real>
+constexpr double kFallRounding = sizeof(Real) == 4 ? 1e-6 : 1e-14;  // of an objective's fall
 constexpr double kBiasShare = 0.05;  // of the tolerance that a bias may cost the gap
 
 template <typename Real>
@@ -140,8 +142,7 @@ inline void go_back(CurvedSolve<Real>& solve) {
 template <typename Real>
 inline bool has_fallen(const CurvedSolve<Real>& solve, double promised) {
   const CurvedWork<Real>& curved = solve.curved;
-  const double rounding = (sizeof(Real) == 4 ? 1e-6 : 1e-14) * curved.data.zero;
-  return curved.objective <= curved.before - promised + rounding;
+  return curved.objective <= curved.before - promised + kFallRounding<Real> * curved.data.zero;
 }
 
 // Passes over a quadratic model whose Hessian is the Gram matrix times the mean curvature of the

@@ -180,14 +180,20 @@ inline double objective_change(const NewtonWork<Real>& work, bool nonneg) {
          penalty_of(p, work.W.get(), s.S, s.C, s.ld, 1.0);
 }
 
-// Damping, a share of the `largest` curvature: without it conjugate gradients diverge where the
-// support outgrows the samples. The first `held` rows are held at zero by the penalty.
+// Damping as a share of the largest curvature: without it conjugate gradients diverge where the
+// support outgrows the samples.
+template <typename Real>
+inline double damping_share(const NewtonRule& rule) {
+  const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
+  return std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0));
+}
+
+// Damps by a share of the `largest` curvature. The first `held` rows are held at zero by the
+// penalty.
 template <typename Real>
 inline void damp(NewtonWork<Real>& work, Real largest, int64_t held, const NewtonRule& rule) {
   SupportSystem<Real>& s = work.system;
-  const double least = sizeof(Real) == 4 ? (rule.direct ? 2e-6 : 1e-5) : 1e-10;
-  const double damping =
-      std::max(least, (rule.direct ? 1e-2 : 1e-3) * std::min(rule.gap, 1.0)) * largest;
+  const double damping = damping_share<Real>(rule) * largest;
   for (int64_t j = 0; j < s.S; ++j) s.e.get()[j] = work.ridge.get()[j] + static_cast<Real>(damping);
   linearise(s, work.W.get(), work.group.get(), static_cast<Real>(kRadialCap * largest),
             [&](int64_t j) { return j < held; });

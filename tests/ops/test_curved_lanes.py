@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sparsedis_kernels as sk
-from tests.problems import NAN_TASK, UNEVEN_COUNTS, UNEVEN_FEATURES, uneven_tasks
+from tests.problems import NAN_TASK, UNEVEN_COUNTS, UNEVEN_FEATURES, uneven_task, uneven_tasks
 
 T = len(UNEVEN_COUNTS)
 LEVELS = {
@@ -52,7 +52,7 @@ def solve(loss: str, data: tuple[Tensor, ...], penalty: sk.Penalty, **options) -
 @pytest.mark.filterwarnings("ignore:fit_heads")  # where nothing holds weights, they have no bound
 def test_a_task_beside_others_is_what_it_is_alone(levels, fit_intercept, nonneg, C, dtype, loss):
     """Bit for bit, whatever classes the others have and whether they start warm."""
-    z, y, weight, offsets = data = problem(loss, C, dtype)
+    data = problem(loss, C, dtype)
     values = strengths(LEVELS[levels], dtype)
     init = 0.3 * torch.randn(T, UNEVEN_FEATURES, C, dtype=dtype)
     init[torch.rand(T, UNEVEN_FEATURES) < 0.6] = 0.0
@@ -61,8 +61,7 @@ def test_a_task_beside_others_is_what_it_is_alone(levels, fit_intercept, nonneg,
     together = solve(loss, data, sk.Penalty(**values, nonneg=nonneg), init=init, **how)
     assert together.weight.isnan().flatten(1).all(1).nonzero().flatten().tolist() == [NAN_TASK]
     for t in range(0, T, 3):
-        rows = slice(int(offsets[t]), int(offsets[t + 1]))
-        own = (z[rows], y[rows], weight[rows], torch.tensor([0, UNEVEN_COUNTS[t]]))
+        own = uneven_task(data, t)
         penalty = sk.Penalty(**{k: v[t : t + 1] for k, v in values.items()}, nonneg=nonneg)
         alone = solve(loss, own, penalty, init=init[t : t + 1], **how)
         for a, b in zip(alone, together, strict=True):

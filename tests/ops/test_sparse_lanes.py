@@ -13,6 +13,7 @@ from tests.problems import (
     fit,
     heads_problem,
     scaled_penalty,
+    uneven_task,
     uneven_tasks,
 )
 
@@ -50,7 +51,7 @@ def solve(data: tuple[Tensor, ...], values: dict[str, Tensor], nonneg: bool, **o
 @pytest.mark.parametrize("levels", LEVELS)
 def test_a_task_beside_others_is_what_it_is_alone(levels, nonneg, C, dtype):
     """Bit for bit, whatever sets the others have and whether they start warm."""
-    z, y, weight, offsets = data = uneven_tasks(C, dtype)
+    data = uneven_tasks(C, dtype)
     values = strengths(LEVELS[levels], dtype)
     init = torch.randn(T, UNEVEN_FEATURES, C, dtype=dtype)
     init[torch.rand(T, UNEVEN_FEATURES) < 0.6] = 0.0
@@ -58,8 +59,7 @@ def test_a_task_beside_others_is_what_it_is_alone(levels, nonneg, C, dtype):
     together = solve(data, values, nonneg, init=init)
     assert together.weight.isnan().flatten(1).all(1).nonzero().flatten().tolist() == [NAN_TASK]
     for t in range(0, T, 3 if C > 1 else 1):
-        rows = slice(int(offsets[t]), int(offsets[t + 1]))
-        own = (z[rows], y[rows], weight[rows], torch.tensor([0, UNEVEN_COUNTS[t]]))
+        own = uneven_task(data, t)
         mine = {level: value[t : t + 1] for level, value in values.items()}
         alone = solve(own, mine, nonneg, init=init[t : t + 1])
         for a, b in zip(alone, together, strict=True):
