@@ -39,12 +39,22 @@ void prox_ranges(const ProxArgs<Real>& a, ParallelFor run, MakeUpdate make_updat
                  [&](int64_t begin, int64_t end) { prox_groups(a, begin, end, make_update()); });
 }
 
+// The same where nothing is updated first, so that many groups may be taken at a time.
+template <typename Real>
+void prox_uniform(const ProxArgs<Real>& a, ParallelFor run) {
+  for_each_range(a.T * a.M, a.C, run, [&](int64_t begin, int64_t end) {
+    Groups<Real> all(a, a.C < kLongEntries ? groups_of(a.C) : kGroups);
+    all.for_each(begin, end, [&](int64_t i, int64_t groups) { all.prox(i, groups); });
+  });
+}
+
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
-  if (!present(a.penalty.shared)) {
+  if (!present(a.penalty.shared) && !a.metric) {
+    prox_uniform(a, run);
+  } else if (!present(a.penalty.shared)) {
     prox_ranges(a, run, [&] {
-      return [&](int64_t offset, int64_t count, ReadAhead<Real>& ahead) -> const Real* {
-        if (!a.metric) return nullptr;
+      return [&](int64_t offset, int64_t count, ReadAhead<Real>& ahead) {
         ahead.start({a.v + offset, a.metric + offset, a.x + offset}, count);
         return a.metric + offset;
       };

@@ -19,7 +19,7 @@ constexpr int64_t kMostLanes = 16;            // of any vector, with a group in 
 constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
 constexpr int64_t kEntries = 1024;            // and about how many entries they have
 constexpr int64_t kReadAhead = 2 * kEntries;  // by which entries are fetched early
-constexpr int64_t kLongEntries = 4096;        // of long groups that are taken at a time
+constexpr int64_t kLongEntries = 4096;        // of long groups that are updated at a time
 
 // A strength below this may be compared with norms whose squares vanish in `Real`.
 template <typename Real>
@@ -198,15 +198,19 @@ Real shrunk(Real x, Real low, Real high) {
   return entries ? x - (above > high ? high : above) : x;
 }
 
-// Sums of N terms over [0, C): in `Sum` over few entries, in double over many. `term(c, q)` writes
-// the N terms of entry c.
+template <typename Sum>
+constexpr int64_t kSumLanes = 4 * Simd<Sum>::kLanes;
+template <typename Sum>
+constexpr int64_t kSumBlock = 32 * kSumLanes<Sum>;  // entries that are summed in `Sum`
+
+// Adds the sums of N terms over [from, to), from a whole block on: in `Sum` over a block, in double
+// over blocks. `term(c, q)` writes the N terms of entry c.
 template <typename Sum, int N, typename F>
-void sum_blocks(int64_t C, double (&totals)[N], F term) {
+void add_blocks(int64_t from, int64_t to, double (&totals)[N], F term) {
   using Vector = typename Simd<Sum>::Vector;
-  constexpr int64_t lanes = 4 * Simd<Sum>::kLanes, block = 32 * lanes;
-  std::fill_n(totals, N, 0.0);
-  for (int64_t begin = 0; begin < C; begin += block) {
-    const int64_t end = std::min(C, begin + block);
+  constexpr int64_t lanes = kSumLanes<Sum>, block = kSumBlock<Sum>;
+  for (int64_t begin = from; begin < to; begin += block) {
+    const int64_t end = std::min(to, begin + block);
     Sum sums[N][lanes];
     for (int k = 0; k < N; ++k)
       for (int64_t i = 0; i < lanes; i += Simd<Sum>::kLanes)
@@ -238,14 +242,28 @@ void sum_blocks(int64_t C, double (&totals)[N], F term) {
   }
 }
 
-// ||ST(v, l1)||^2 of one group.
+// The sums over [0, C).
+template <typename Sum, int N, typename F>
+void sum_blocks(int64_t C, double (&totals)[N], F term) {
+  std::fill_n(totals, N, 0.0);
+  add_blocks<Sum>(0, C, totals, term);
+}
+
+// Adds the squares of entries [from, to) of ST(v, l1), from a whole block on.
 template <bool entries, typename Sum, typename Real>
-double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
-  double total[1];
-  sum_blocks<Sum>(C, total, [=](int64_t c, Sum(&q)[1]) {
+void add_long_squares(const Real* v, int64_t from, int64_t to, Real low, Real high,
+                      double (&total)[1]) {
+  add_blocks<Sum>(from, to, total, [=](int64_t c, Sum(&q)[1]) {
     const Sum u = shrunk<entries>(v[c], low, high);
     q[0] = u * u;
   });
+}
+
+// ||ST(v, l1)||^2 of one group.
+template <bool entries, typename Sum, typename Real>
+double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
+  double total[1] = {};
+  add_long_squares<entries, Sum>(v, 0, C, low, high, total);
   return total[0];
 }
 
@@ -303,16 +321,17 @@ void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout
   }
 }
 
-// The same of one group of C; what follows is fetched for when its turn comes.
+// The same of one group of C, or of so many entries of one; what comes `ahead` entries later is
+// fetched.
 template <bool entries, typename Real>
-void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x) {
+void scale_one(const Real* v, int64_t C, Real low, Real high, Real factor, Real* x,
+               int64_t ahead = kLongEntries) {
   constexpr int64_t line = 64 / sizeof(Real);
   const auto moved = [=](int64_t c) { return factor * shrunk<entries>(v[c], low, high); };
   if (C < line) {
     for (int64_t c = 0; c < C; ++c) x[c] = moved(c);
     return;
   }
-  const int64_t ahead = std::max(C, kLongEntries);
   Real last[line];  // taken whole, over entries of the line before; x may be v
 #pragma omp simd
   for (int64_t i = 0; i < line; ++i) last[i] = moved(C - line + i);
@@ -405,6 +424,29 @@ __attribute__((noinline)) void prox_each(const Real* v, int64_t C, const Levels<
                        x + k * C);
 }
 
+// The prox of groups so long that one after another is taken: while one is scaled, the squares of
+// the next are summed, so that memory always has something to bring.
+template <bool entries, typename Real>
+void prox_longs(const Real* v, int64_t groups, int64_t C, const Levels<Real>& at, Real* x) {
+  double square[1] = {};
+  const auto add = [&](int64_t k, int64_t from, int64_t to) {
+    add_long_squares<entries, Real>(v + k * C, from, to, at.low[k], at.l1[k], square);
+  };
+  add(0, 0, C);
+  for (int64_t k = 0; k < groups; ++k) {
+    const Real norm = static_cast<Real>(std::sqrt(square[0]));
+    Real share;
+    shares<entries>(v + k * C, C, at, k, 1, &norm, &share);
+    square[0] = 0;
+    for (int64_t from = 0; from < C; from += kSumBlock<Real>) {
+      const int64_t first = k * C + from, to = std::min(C, from + kSumBlock<Real>);
+      if (k + 1 < groups) add(k + 1, from, to);
+      scale_one<entries>(v + first, to - from, at.low[k], at.l1[k], share * at.rest[k], x + first,
+                         C + kLongEntries);
+    }
+  }
+}
+
 // The prox of short groups, as many as a vector has lanes; their entries are read once.
 template <bool entries, int C, typename Real>
 inline void prox_short(const Real* v, const Levels<Real>& at, int64_t k0, Real* x) {
@@ -447,7 +489,7 @@ __attribute__((flatten)) void prox_shorts(const Real* v, int64_t groups, const L
   }
 }
 
-// How many groups of C are taken at a time. Short ones are whole vectors that stay in the nearest
+// How many groups of C are updated at a time. Short ones are whole vectors that stay in the nearest
 // cache; of long ones each waits for its norm, and several do so together.
 inline int64_t groups_of(int64_t C) {
   if (C >= kLongGroup) return std::max<int64_t>(kLongEntries / C, 1);
@@ -510,7 +552,8 @@ struct Groups {
   Levels<Real> levels;
   int64_t step;
 
-  explicit Groups(const ProxArgs<Real>& args) : a(args), layout(args.C), step(groups_of(args.C)) {
+  explicit Groups(const ProxArgs<Real>& args) : Groups(args, groups_of(args.C)) {}
+  Groups(const ProxArgs<Real>& args, int64_t step) : a(args), layout(args.C), step(step) {
     levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
     if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, step);
   }
@@ -539,19 +582,27 @@ struct Groups {
   }
   void prox(int64_t index, int64_t groups) const {
     if (a.C == 1) return prox_entries(a.v + index, groups, a.x + index);
-    const auto shorts = [&](auto C) {
-      const Real* v = a.v + index * a.C;
-      Real* x = a.x + index * a.C;
-      levels.entries ? prox_shorts<true, C>(v, groups, levels, x)
-                     : prox_shorts<false, C>(v, groups, levels, x);
-    };
-    if (levels.groups && !levels.tiny && with_constant<Real>(a.C, shorts)) return;
+    if (levels.groups && !levels.tiny && prox_at_once(index, groups)) return;
     Real norm[kGroups], factor[kGroups];
     std::fill_n(factor, groups, Real(1));
     if (levels.groups) norms_and_shares(index, groups, norm, factor);
 #pragma omp simd
     for (int64_t k = 0; k < groups; ++k) factor[k] *= levels.rest[k];
     scale(index, groups, factor);
+  }
+  // Of groups whose length a kernel is for; false where none is.
+  bool prox_at_once(int64_t index, int64_t groups) const {
+    const Real* v = a.v + index * a.C;
+    Real* x = a.x + index * a.C;
+    const auto shorts = [&](auto C) {
+      levels.entries ? prox_shorts<true, C>(v, groups, levels, x)
+                     : prox_shorts<false, C>(v, groups, levels, x);
+    };
+    if (with_constant<Real>(a.C, shorts)) return true;
+    if (a.C < kLongEntries) return false;
+    levels.entries ? prox_longs<true>(v, groups, a.C, levels, x)
+                   : prox_longs<false>(v, groups, a.C, levels, x);
+    return true;
   }
   void prox_entries(const Real* v, int64_t count, Real* x) const {
 #pragma omp simd

@@ -159,7 +159,9 @@ def test_homogeneous_and_permutable(shape, levels, factor, seed):
     torch.testing.assert_close(permuted, x[tasks][:, features][:, :, outputs])
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 1), (1, 1, 1025), (200, 130, 2), (2, 1, 16000)])
+@pytest.mark.parametrize(
+    "shape", [(3, 2, 1), (1, 1, 1025), (200, 130, 2), (2, 1, 16000), (2, 130, 4101)]
+)
 @pytest.mark.parametrize("levels", LEVEL_SETS, ids="+".join)
 def test_sizes_agree_with_the_reference(native, shape, levels):
     v = torch.randn(shape, dtype=F64)
@@ -295,7 +297,7 @@ def test_bitwise_the_same_on_any_number_of_threads():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("C", [2, 3, 4, 5, 7, 8, 10, 16, 23, 130])
+@pytest.mark.parametrize("C", [2, 3, 4, 5, 7, 8, 10, 16, 23, 130, 4101])
 @pytest.mark.parametrize("with_metric", [False, True])
 def test_bitwise_the_same_in_any_batch(native, with_metric, C, dtype):
     """Values and gradients of groups, on whose side which others are solved."""
