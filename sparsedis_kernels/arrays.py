@@ -35,6 +35,11 @@ def readable(value: object) -> bool:
     )
 
 
+def plain(value: Tensor) -> bool:
+    """Whether the tensor is one with values here, no stand-in that a trace or a transform made."""
+    return type(value) is Tensor and readable(value)
+
+
 def outputs(
     like: Tensor,
     shapes: Sequence[Sequence[int]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class Penalty:
     ridge: float | Tensor = 0.0
     nonneg: bool = False
     sharing: float | Tensor = 0.0
+    # The strengths of Omega, unless one is a tensor; derived.
+    _numbers: ClassVar[tuple[float, ...] | None] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sharing, Tensor) and self.sharing.dim() != 0:
@@ -85,6 +87,9 @@ class Penalty:
                 raise ValueError(f"Penalty: {level} must be >= 0 everywhere, got {value}")
         if readable(self.sharing) and not bool(self.sharing < math.inf):
             raise ValueError(f"Penalty: sharing must be finite, got {self.sharing}")
+        values = (self.l1, self.group, self.shared, self.ridge)
+        numbers = None if any(map(_is_tensor, values)) else tuple(map(float, values))
+        object.__setattr__(self, "_numbers", numbers)
 
     @property
     def shares(self) -> bool:
@@ -133,11 +138,12 @@ class Penalty:
                 `sharing` term, which no kernel takes.
         """
         self.refuse_sharing(op)
-        values = (self.l1, self.group, self.shared, self.ridge)
-        if all(map(_is_number, (*values, step))):  # most calls, and then most of their time
-            scale = [float(value * step) for value in values]
+        if self._numbers is not None and not isinstance(step, Tensor):  # kept short: most calls
+            step = float(step)
+            scale = [number * step for number in self._numbers]
             return Strengths(None, None, None, None, scale, self.nonneg)
         step = _as(like, step)
+        values = (self.l1, self.group, self.shared, self.ridge)
         pairs = [_times(_as(like, value), step) for value in values]
         l1, group, shared, ridge = (
             None if tensor is None else _expand(op, level, tensor, tuple(shape))
@@ -184,8 +190,8 @@ def _all_nonnegative(value: float | Tensor) -> bool | Tensor:
     return (value.detach() >= 0).all() if isinstance(value, Tensor) else value >= 0
 
 
-def _is_number(value: float | Tensor) -> bool:
-    return not isinstance(value, Tensor)
+def _is_tensor(value: float | Tensor) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _as(like: Tensor, value: float | Tensor) -> float | Tensor:

@@ -75,6 +75,9 @@ def _backward_fake(
 
 
 def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
+    converged = status == 0
+    if bool(converged.all()):
+        return converged
     if raise_on_error:
         remedy = "; on_error='flag' marks such tasks and fits the others"
         refuse_bad("fit_heads", status == NOT_FINITE, remedy)
@@ -84,9 +87,9 @@ def _check_status(status: Tensor, tol: float, raise_on_error: bool) -> Tensor:
             f"fit_heads: {open_tasks} of {status.numel()} tasks did not reach tol={tol:g}; see "
             "HeadsFit.gap, and raise max_iter or tol",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,  # the caller of fit_heads
         )
-    return status == 0
+    return converged
 
 
 define(
@@ -244,7 +247,7 @@ def fit_heads(
     _check.tolerance("fit_heads", tol)
     if max_iter < 0:
         raise ValueError(f"fit_heads: max_iter must be >= 0, got {max_iter}")
-    convex = replace(penalty, sharing=0.0)
+    convex = replace(penalty, sharing=0.0) if penalty.shares else penalty
     numbers = convex.strengths("fit_heads", (samples.T, samples.M), samples.z)
     ns = samples.namespace("fit_heads", backend)
     strengths = (*numbers.tensors, numbers.scale, numbers.nonneg, fit_intercept)
@@ -255,7 +258,9 @@ def fit_heads(
     else:
         solution = call(_FitHeads, ns, *samples.args, *strengths, *options)
     weight, bias, gap, n_iter, status = solution[:5]
-    converged = raw(backends.AUTOMATIC, "check_status")(status, tol, on_error == "raise")
+    # As an op the check costs as much as a small fit.
+    check = _check_status if arrays.plain(status) else raw(backends.AUTOMATIC, "check_status")
+    converged = check(status, tol, on_error == "raise")
     return HeadsFit(weight.to(samples.dtype), bias.to(samples.dtype), gap, n_iter, converged)
 
 
