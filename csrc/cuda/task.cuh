@@ -4,6 +4,8 @@
 // `Compute`. Rows of outputs are (n, C), as the samples lie.
 #pragma once
 
+#include <cuda_pipeline_primitives.h>
+
 #include "../core/dual_norm.h"
 #include "block.cuh"
 #include "task_memory.h"
@@ -156,20 +158,48 @@ __device__ void load_mean(const Task& task, int64_t width, bool wanted, double* 
   task.block.each(width, [&](int64_t k) { mean[k] += x(anchor, k); });
 }
 
-// The samples as they are, targets too; whether all are finite.
+// Calls body(i, j) for samples and features that are on the chip, a warp a sample.
+template <typename Task, typename F>
+__device__ void each_kept(const Task& task, F body) {
+  // What is on the chip is small.
+  const uint32_t n = static_cast<uint32_t>(task.in.n), M = static_cast<uint32_t>(task.in.M);
+#pragma unroll 1
+  for (uint32_t i = Block::warp(); i < n; i += task.block.warps())
+#pragma unroll 1
+    for (uint32_t j = Block::lane(); j < M; j += kWarp) body(i, j);
+}
+
+// The samples as they are, targets too; whether all are finite. Features of the type that they are
+// stored in take no registers on their way to the chip, so that all of them are on it together,
+// and meanwhile targets are read.
 template <typename Task>
 __device__ bool stage_samples(const Task& task) {
   const auto& in = task.in;
   using Stored = typename Task::Stored;
+  constexpr bool as_given = std::is_same_v<Stored, typename Task::Real>;
   Stored* A = task.memory.A;
   double* y = task.memory.y;
   const uint32_t M = static_cast<uint32_t>(in.M), stride = static_cast<uint32_t>(row_stride(in.M));
-  const bool finite = stage(task.block, in.z, in.n * in.M, [=](int64_t k, auto z) {
-    const uint32_t at = static_cast<uint32_t>(k);  // what is on the chip is small
-    if (A) A[at / M * stride + at % M] = static_cast<Stored>(z);
-  });
-  return stage(task.block, in.y, in.n * in.C, [=](int64_t k, auto target) { y[k] = target; }) &&
-         finite;
+  if constexpr (as_given) {
+    if (A)
+      each_kept(task, [&](uint32_t i, uint32_t j) {
+        __pipeline_memcpy_async(A + i * stride + j, in.z + i * M + j, sizeof(Stored));
+      });
+    __pipeline_commit();
+  }
+  bool good = stage(task.block, in.y, in.n * in.C, [=](int64_t k, auto target) { y[k] = target; });
+  if (as_given && A) {
+    bool bad = false;
+    __pipeline_wait_prior(0);
+    each_kept(task, [&](uint32_t i, uint32_t j) { bad |= !finite(A[i * stride + j]); });
+    return !Block::any(bad) && good;
+  }
+  return stage(task.block, in.z, in.n * in.M,
+               [=](int64_t k, auto z) {
+                 const uint32_t at = static_cast<uint32_t>(k);  // what is on the chip is small
+                 if (!as_given && A) A[at / M * stride + at % M] = static_cast<Stored>(z);
+               }) &&
+         good;
 }
 
 // Fills the arrays of a task; false where a sample is not finite, a weight is negative, or the loss
@@ -179,7 +209,7 @@ __device__ bool load_task(Task& task) {
   const auto& in = task.in;
   const double* y = task.memory.y;
   auto* A = task.memory.A;
-  const int64_t stride = row_stride(in.M);
+  const uint32_t stride = static_cast<uint32_t>(row_stride(in.M));
   if (!stage_samples(task) || !load_weights(task) || !takes_all(task)) return false;
   load_mean(task, in.C, in.fit_intercept && in.loss == kSquared, task.memory.ybar,
             [=](int64_t i, int64_t c) { return y[i * in.C + c]; });
@@ -187,9 +217,9 @@ __device__ bool load_task(Task& task) {
     return A ? A[i * stride + j] : static_cast<typename Task::Stored>(in.z[i * in.M + j]);
   });
   if (!A || !Task::centres) return true;
-  for (int64_t i = Block::warp(); i < in.n; i += task.block.warps())
-    for (int64_t j = Block::lane(); j < in.M; j += kWarp)
-      A[i * stride + j] = task.centred(i, j, A[i * stride + j]);
+  each_kept(task, [&](uint32_t i, uint32_t j) {
+    A[i * stride + j] = task.centred(i, j, A[i * stride + j]);
+  });
   Block::sync();
   return true;
 }
