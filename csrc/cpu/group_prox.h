@@ -38,12 +38,9 @@ class RadialGroups {
   // Gradients of the groups: of s(||v||) v it is s grad + s' <v, grad> / ||v|| v.
   void backward(int64_t index, int64_t groups) {
     load(index, groups);
-    const int64_t first = index * a.C, count = groups * a.C;
-    const Real *v = a.v + first, *grad = a.grad + first;
-    Real *grad_v = a.grad_v + first, *entries = buffer.reserve(count), along[kGroups];
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) entries[i] = v[i] * grad[i];
-    sums(entries, groups, along);
+    const Real *v = a.v + index * a.C, *grad = a.grad + index * a.C;
+    Real along[kGroups];
+    inner_products(v, grad, groups, layout, buffer.reserve(groups * a.C), along);
     Real factor[kGroups], bend[kGroups];
 #pragma omp simd
     for (int64_t k = 0; k < groups; ++k) {
@@ -54,10 +51,12 @@ class RadialGroups {
       a.grad_step[index + k] = static_cast<Real>(s.step * along[k]);
       a.grad_shape[index + k] = static_cast<Real>(s.shape * along[k]);
     }
-    scaled(v, groups, bend, entries);
-    scaled(grad, groups, factor, grad_v);
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) grad_v[i] += entries[i];
+    const auto slope = [&](const auto& of_entries, const auto& beside, auto& x) {
+      auto scale = x, turn = x, u = x;
+      of_entries(factor, scale), of_entries(bend, turn), beside(v, u);
+      x = scale * x + turn * u;
+    };
+    map_entries(grad, groups, layout, slope, a.grad_v + index * a.C);
   }
 
  private:
@@ -85,16 +84,6 @@ class RadialGroups {
   bool is_unsure(int64_t k) const {
     return !(norm[k] > kLeastStrength<Real> && norm[k] < 1 / kLeastStrength<Real>) |
            radial_near<kind>(norm[k], strength[k], step[k], shape[k], kNear<Real>);
-  }
-  void sums(const Real* entries, int64_t groups, Real* out) const {
-    if (a.C < kLongGroup)
-      return group_sums(entries, groups, layout, [](const auto&, auto&) {}, out);
-    for (int64_t k = 0; k < groups; ++k) {
-      double sum[1];
-      const Real* row = entries + k * a.C;
-      sum_blocks<Real>(a.C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = row[c]; });
-      out[k] = static_cast<Real>(sum[0]);
-    }
   }
   void scaled(const Real* from, int64_t groups, const Real* factor, Real* to) const {
     scale<false>(from, groups, none, layout, factor, to);

@@ -17,12 +17,6 @@ SPARSEDIS_BEGIN
 template <typename Real>
 constexpr Real kLastStep = sizeof(Real) == 4 ? Real(2e-3) : Real(4e-6);
 
-// Squares beyond these, of norms or of their ratio to a level, may leave the range of `Real`.
-template <typename Real>
-constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
-template <typename Real>
-constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
-
 // The roots of as many groups as a vector has lanes.
 template <typename Real>
 struct Roots {

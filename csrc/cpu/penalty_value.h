@@ -8,39 +8,6 @@
 
 SPARSEDIS_BEGIN
 
-// ||w||^2 and, where it is wanted or a square says too little, sum |w| of consecutive groups.
-template <typename Real>
-struct PenaltySums {
-  Real magnitude[kGroups], square[kGroups];
-  bool all_within;  // the range of `Real`
-
-  void take(const Real* w, int64_t groups, const Layout<Real>& layout, bool magnitudes_wanted) {
-    const int64_t C = layout.C;
-    if (C < kLongGroup)
-      group_sums(w, groups, layout, [](const auto&, auto& x) { x *= x; }, square);
-    else
-      for (int64_t k = 0; k < groups; ++k)
-        square[k] =
-            static_cast<Real>(long_square_norm<false, Real>(w + k * C, C, Real(0), Real(0)));
-    int beyond = 0;
-#pragma omp simd reduction(| : beyond)
-    for (int64_t k = 0; k < groups; ++k) beyond |= !within(k);
-    all_within = beyond == 0;
-    if (magnitudes_wanted || !all_within) magnitudes(w, groups, layout, magnitude);
-  }
-  // Calls body(k) for the groups whose squares may leave the range of `Real`, unless all are 0.
-  template <typename F>
-  void for_each_irregular(int64_t groups, F body) const {
-    for (int64_t k = 0; k < groups && !all_within; ++k)
-      if (!within(k) && magnitude[k] != 0) body(k);
-  }
-
- private:
-  bool within(int64_t k) const {
-    return (square[k] > kLeastSquare<Real>)&(square[k] < kMostSquare<Real>);
-  }
-};
-
 // Calls body(block, all, index, groups, m) for consecutive groups of blocks of tasks, `by_task` of
 // one task at a time, of which m is the first feature.
 template <typename Real, typename F>
@@ -63,7 +30,7 @@ double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, doub
   const int64_t C = all.a.C;
   const Real* w = all.a.v + index * C;
   const Levels<Real>& at = all.levels;
-  PenaltySums<Real> sums;
+  SafeSquares<Real> sums;
   double magnitude[kGroups], square[kGroups], total = 0;
   fetch(w, groups * C);
   sums.take(w, groups, all.layout, true);
@@ -115,48 +82,6 @@ void penalty_value(const PenaltyValueArgs<Real>& a, ParallelFor run) {
   *a.value = static_cast<Real>(total);
 }
 
-// x = body(x, ...) for the entries of consecutive groups, a vector of them at a time, as the terms
-// of `group_sums`, or one.
-template <typename Real, typename F>
-void map_entries(const Real* w, int64_t groups, const Layout<Real>& layout, F body, Real* x) {
-  const int64_t C = layout.C;
-  int64_t k = 0;
-  const auto shorts = [&](auto length) __attribute__((flatten)) {
-    using Short = ShortGroups<Real, length>;
-    for (; k + Short::kLanes <= groups; k += Short::kLanes)
-      Short::for_each_vector([&](auto i) {
-        const int64_t first = k * length + i * Short::kLanes;
-        const auto of_entries = [=](const Real* of_groups, typename Short::Vector& out) {
-          Short::template spread<i>(Short::at(of_groups + k), out);
-        };
-        typename Short::Vector u = Short::at(w + first);
-        body(of_entries, u);
-        Short::at(x + first) = u;
-      });
-  };
-  using E = Eight<Real>;
-  if (C < kLongGroup && !with_constant<Real>(C, shorts))
-    for (; k + 8 <= groups; k += 8)
-      for (int64_t i = 0; i < C; ++i) {
-        const auto& group = layout.group.get()[i];
-        const auto of_entries = [&group, k](const Real* of_groups, auto& out) {
-          E::pick(group, E::at(of_groups + k), out);
-        };
-        typename E::Vector u = E::at(w + k * C + 8 * i);
-        body(of_entries, u);
-        E::at(x + k * C + 8 * i) = u;
-      }
-  for (; k < groups; ++k) {
-    const auto of_entries = [k](const Real* of_groups, auto& out) { out = of_groups[k]; };
-#pragma omp simd
-    for (int64_t c = k * C; c < (k + 1) * C; ++c) {
-      Real u = w[c];
-      body(of_entries, u);
-      x[c] = u;
-    }
-  }
-}
-
 // One group, in double.
 template <typename Real>
 void penalty_value_backward_group(const PenaltyValueArgs<Real>& a, int64_t t, int64_t m,
@@ -189,7 +114,7 @@ void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups
                                    const double* coupled) {
   const Real* w = a.w + index * a.C;
   const Levels<Real>& at = all.levels;
-  PenaltySums<Real> sums;
+  SafeSquares<Real> sums;
   Real l1[kGroups], radial[kGroups];
   fetch(w, groups * a.C);
   sums.take(w, groups, all.layout, a.grad_l1 != nullptr);
@@ -200,7 +125,7 @@ void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups
     l1[k] = Real(a.grad) * at.l1[k];
     radial[k] = Real(a.grad) * (slope + (coupled ? Real(coupled[k]) : Real(0)));
   }
-  const auto slope = [&](const auto& of_entries, auto& x) {
+  const auto slope = [&](const auto& of_entries, const auto&, auto& x) {
     std::decay_t<decltype(x)> along{}, scale{};
     const std::decay_t<decltype(x)> zero{};
     of_entries(l1, along), of_entries(radial, scale);

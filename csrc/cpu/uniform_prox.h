@@ -1,23 +1,14 @@
 // The prox without a metric, where a group is only scaled: x = f ST(v, l1), with
 // f = (1 - group / ||ST(v, l1)||)_+ / (1 + ridge), and one more factor for a feature that tasks
 // share.
-//
-// Short groups go by eights, or by as many as a vector has lanes where their length is a common one
-// (short_groups.h); their norms and factors are vectors. Long ones go one by one. Squares are
-// summed in `Real` over few entries and in double over many, or where rounding may decide.
+// Norms are summed in double where rounding may decide.
 #pragma once
 
-#include "../core/buffer.h"
-#include "../core/eight.h"
+#include "group_vectors.h"
 #include "parallel.h"
-#include "short_groups.h"
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kLongGroup = 128;           // entries from which a group is taken alone
-constexpr int64_t kMostLanes = 16;            // of any vector, with a group in each
-constexpr int64_t kGroups = 256;              // taken at a time at most, where they are short,
-constexpr int64_t kEntries = 1024;            // and about how many entries they have
 constexpr int64_t kReadAhead = 2 * kEntries;  // by which entries are fetched early
 constexpr int64_t kLongEntries = 4096;        // of long groups that are updated at a time
 
@@ -81,172 +72,11 @@ void threshold(const Levels<Real>& at, const OfEntries& of_entries, Vector& x) {
   shrink(x, low, high);
 }
 
-// Where the entries of eight groups of C lie among the C vectors that hold them.
-template <typename Real>
-struct Layout {
-  using Mask = typename Eight<Real>::Mask;
-  int64_t C;           // entries of a group
-  Mask rest{};         // lanes of a vector with those of its entries that fill none of their own
-  Buffer<Mask> group;  // of every lane of all C vectors
-
-  explicit Layout(int64_t C) : C(C), group(C < kLongGroup ? C : 0) {
-    if (C >= kLongGroup) return;
-    for (int64_t i = 0; i < C % 8; ++i) rest[i] = -1;
-    auto* of_entry = reinterpret_cast<typename Eight<Real>::Index*>(group.get());
-    for (int64_t k = 0; k < 8; ++k)
-      std::fill_n(of_entry + k * C, C, static_cast<typename Eight<Real>::Index>(k));
-  }
-};
-
-// The vector that starts with entry `first` of `count`, of which the last ones start earlier and
-// are turned, so that an entry's lane does not depend on where its group lies.
-template <typename Real>
-void load_from(const Real* x, int64_t first, int64_t count, typename Eight<Real>::Vector& out) {
-  out = Eight<Real>::at(x + std::min(first, count - 8));
-  if (first <= count - 8) return;
-  typename Eight<Real>::Mask lane = {0, 1, 2, 3, 4, 5, 6, 7};
-  lane = (lane + static_cast<typename Eight<Real>::Index>(first - (count - 8))) & 7;
-  Eight<Real>::pick(lane, typename Eight<Real>::Vector(out), out);
-}
-
-// Calls body(k, v) with `lanes` groups of C at a time, of which k is the first; what is left is
-// followed by zeros, so that a group's sum does not depend on how many there are.
-template <int64_t lanes, int64_t most, typename Real, typename F>
-void for_each_lanes(const Real* v, int64_t groups, int64_t C, F body) {
-  int64_t k = 0;
-  for (; k + lanes <= groups; k += lanes) body(k, v + k * C);
-  if (k == groups) return;
-  Real rest[lanes * most];
-  std::fill(std::copy(v + k * C, v + groups * C, rest), rest + lanes * C, Real(0));
-  body(k, rest);
-}
-
-// Sums over the entries of eight groups of C at once, each entry as `term(of_entries, x)` leaves
-// it. For any array with a number for each group, `of_entries(array, out)` gives those of
-// the entries in x. Where C is a constant, the loops are unrolled.
-template <typename Real, typename Length, typename Term>
-void eight_sums(const Real* v, int64_t k0, Length C, const Layout<Real>& layout, Term term,
-                Real* out) {
-  using Vector = typename Eight<Real>::Vector;
-  Vector sums[8], total;
-#pragma GCC unroll 8
-  for (int64_t k = 0; k < 8; ++k) {
-    const Real* row = v + k * C;
-    const auto of_entries = [=](const Real* of_groups, Vector& out) {
-      out = Vector{} + of_groups[k0 + k];
-    };
-    Vector x;
-    load_from(v, k * C + C / 8 * 8, 8 * C, x);
-    // Masked last, it is no product that may or may not be fused with the sum.
-    term(of_entries, x);
-    Eight<Real>::keep(layout.rest, x);
-    sums[k] = x;
-    for (int64_t c = 0; c < C / 8 * 8; c += 8) {
-      x = Eight<Real>::at(row + c);
-      term(of_entries, x);
-      sums[k] += x;
-    }
-  }
-  Eight<Real>::sum_rows(sums, total);
-  Eight<Real>::at(out) = total;
-}
-
-// The same of as many groups as a vector has lanes.
-template <int C, typename Real, typename Term>
-void short_sums(const Real* v, int64_t k0, Term term, Real* out) {
-  using Short = ShortGroups<Real, C>;
-  using Vector = typename Short::Vector;
-  Vector x[C];
-  Short::for_each_vector([&](auto i) {
-    const auto of_entries = [=](const Real* of_groups, Vector& out) {
-      Short::template spread<i>(Short::at(of_groups + k0), out);
-    };
-    x[i] = Short::at(v + i * Short::kLanes);
-    term(of_entries, x[i]);
-  });
-  Short::sum(x, Short::at(out));
-}
-
-// The same of any number of groups.
-template <typename Real, typename Term>
-void group_sums(const Real* v, int64_t groups, const Layout<Real>& layout, Term term, Real* out) {
-  const auto shorts = [=](auto C) __attribute__((flatten)) {
-    for_each_lanes<Simd<Real>::kLanes, C>(
-        v, groups, C, [=](int64_t k, const Real* some) { short_sums<C>(some, k, term, out + k); });
-  };
-  if (with_constant<Real>(layout.C, shorts)) return;
-  const auto eights = [&](auto C) __attribute__((flatten)) {
-    for_each_lanes<8, kLongGroup>(v, groups, C, [&, C](int64_t k, const Real* some) {
-      eight_sums(some, k, C, layout, term, out + k);
-    });
-  };
-  switch (layout.C) {
-    case 5:
-      return eights(std::integral_constant<int64_t, 5>());
-    case 8:
-      return eights(std::integral_constant<int64_t, 8>());
-    case 10:
-      return eights(std::integral_constant<int64_t, 10>());
-  }
-  eights(layout.C);
-}
-
 // ST(x, high) or what is positive of it, of one number.
 template <bool entries, typename Real>
 Real shrunk(Real x, Real low, Real high) {
   const Real above = x < low ? low : x;
   return entries ? x - (above > high ? high : above) : x;
-}
-
-template <typename Sum>
-constexpr int64_t kSumLanes = 4 * Simd<Sum>::kLanes;
-template <typename Sum>
-constexpr int64_t kSumBlock = 32 * kSumLanes<Sum>;  // entries that are summed in `Sum`
-
-// Adds the sums of N terms over [from, to), from a whole block on: in `Sum` over a block, in double
-// over blocks. `term(c, q)` writes the N terms of entry c.
-template <typename Sum, int N, typename F>
-void add_blocks(int64_t from, int64_t to, double (&totals)[N], F term) {
-  using Vector = typename Simd<Sum>::Vector;
-  constexpr int64_t lanes = kSumLanes<Sum>, block = kSumBlock<Sum>;
-  for (int64_t begin = from; begin < to; begin += block) {
-    const int64_t end = std::min(to, begin + block);
-    Sum sums[N][lanes];
-    for (int k = 0; k < N; ++k)
-      for (int64_t i = 0; i < lanes; i += Simd<Sum>::kLanes)
-        *reinterpret_cast<Vector*>(sums[k] + i) = Vector{};
-    // The terms of entries c.. but for the first `skipped` ones.
-    const auto add = [&](int64_t c, int64_t i, int64_t skipped) {
-      Sum q[N];
-      term(c + i, q);
-#pragma GCC unroll 3
-      for (int k = 0; k < N; ++k) sums[k][i] += i < skipped ? 0 : q[k];
-    };
-    int64_t c = begin;
-    for (; c + lanes <= end; c += lanes)
-#pragma omp simd
-      for (int64_t i = 0; i < lanes; ++i) add(c, i, 0);
-    if (c < end && end >= lanes) {
-      const int64_t skipped = lanes - (end - c);
-#pragma omp simd
-      for (int64_t i = 0; i < lanes; ++i) add(c - skipped, i, skipped);
-    } else {
-      for (int64_t i = 0; i < end - c; ++i) add(c, i, 0);
-    }
-    for (int k = 0; k < N; ++k) {
-#pragma GCC unroll 8
-      for (int64_t half = lanes / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; ++i) sums[k][i] += sums[k][i + half];
-      totals[k] += sums[k][0];
-    }
-  }
-}
-
-// The sums over [0, C).
-template <typename Sum, int N, typename F>
-void sum_blocks(int64_t C, double (&totals)[N], F term) {
-  std::fill_n(totals, N, 0.0);
-  add_blocks<Sum>(0, C, totals, term);
 }
 
 // Adds the squares of entries [from, to) of ST(v, l1), from a whole block on.
@@ -286,20 +116,6 @@ void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<R
   group_sums(v, groups, layout, square, norm);
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) norm[k] = std::sqrt(norm[k]);
-}
-
-// sum |w| of consecutive groups: 0 exactly where every entry is 0.
-template <typename Real>
-void magnitudes(const Real* w, int64_t groups, const Layout<Real>& layout, Real* out) {
-  const int64_t C = layout.C;
-  const auto magnitude = [](const auto&, auto& x) { absolute(x); };
-  if (C < kLongGroup) return group_sums(w, groups, layout, magnitude, out);
-  for (int64_t k = 0; k < groups; ++k) {
-    double sum[1];
-    const Real* row = w + k * C;
-    sum_blocks<Real>(C, sum, [row](int64_t c, Real(&q)[1]) { q[0] = std::fabs(row[c]); });
-    out[k] = static_cast<Real>(sum[0]);
-  }
 }
 
 // x = factor ST(v, l1) of eight groups at once, as `square_norms`; x may be v.
