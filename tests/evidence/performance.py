@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sparsedis_kernels.bench import MODULES
@@ -21,6 +22,8 @@ from tests.evidence import plots
 FOLDER = Path(__file__).parents[2] / "docs/evidence/performance"
 HEADINGS = ("case", "ours, a task", "of the limit", "bar", "reached", "", "compared with")
 DIGITS = 4  # of the numbers of a row
+# Whoever was timed beside ours and is nobody else's way to the same answer.
+NOT_OTHERS = {*LIMITS, "reference", "no heads", "one in-place op", "fused, then our prox"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,42 @@ def numbers(session: Session) -> str:
     tables = "\n\n".join(_of_op(session, op) for op in ops)
     commands = ", ".join(f"`{command}` (commit {commit})" for command, commit in session.commands)
     about = f"{_machine(session.machine)} Made by {commands}.{_missing(session.rows)}"
-    return "\n\n".join([about, *_images(session), tables])
+    return "\n\n".join([about, *_summary(session, ops), *_images(session), tables])
+
+
+def _summary(session: Session, ops: Sequence[str]) -> Iterator[str]:
+    """How much faster ours is than the fastest of the others, a line for each op that has some."""
+    lines = []
+    for op in ops:
+        ratios = sorted(_ratios(session, op))
+        if ratios:
+            least, middle, most = (f"{r:.2g}x" for r in (ratios[0], median(ratios), ratios[-1]))
+            lines.append((op, str(len(ratios)), middle, f"{least} to {most}"))
+    if lines:
+        heading = ("op", "cases", "as fast as the fastest other, median", "least to most")
+        yield markdown([heading, *lines])
+
+
+def _ratios(session: Session, op: str) -> Iterator[float]:
+    for rows in _cases(session, op).values():
+        seconds = {row.provider: row.seconds for row in rows if row.seconds is not None}
+        others = [
+            time
+            for name, time in seconds.items()
+            if name not in NOT_OTHERS and not name.startswith("ours")
+        ]
+        if others and "ours" in seconds:
+            yield min(others) / seconds["ours"]
+
+
+def _cases(session: Session, op: str) -> dict[str, list[Row]]:
+    """The rows of an op by the names of their cases."""
+    cases: dict[str, list[Row]] = {}
+    for row in session.rows:
+        if row.op == op:
+            name = case_name(row.op, row.kind, row.shape, row.direction)
+            cases.setdefault(name, []).append(row)
+    return cases
 
 
 def _images(session: Session) -> Iterator[str]:
@@ -131,11 +169,7 @@ def _missing(rows: Sequence[Row]) -> str:
 
 def _of_op(session: Session, op: str) -> str:
     """How many bars of an op are passed, and a row for each, and for each case without one."""
-    cases: dict[str, list[Row]] = {}
-    for row in session.rows:
-        if row.op == op:
-            name = case_name(row.op, row.kind, row.shape, row.direction)
-            cases.setdefault(name, []).append(row)
+    cases = _cases(session, op)
     bars = {name: [bar for bar in session.bars if bar["case"] == name] for name in cases}
     passed = [bar["passed"] for bar in chain.from_iterable(bars.values())]
     counts = ", ".join(f"{passed.count(key)} {WORDS[key]}" for key in WORDS if key in passed)
