@@ -3,10 +3,11 @@
 
 #include "coupled_backward.h"
 #include "feature_usage.h"
-#include "group_prox.h"
+#include "linf_prox.h"
 #include "penalty_value.h"
 #include "prox_backward.h"
 #include "prox_step.h"
+#include "radial_prox.h"
 
 SPARSEDIS_BEGIN
 

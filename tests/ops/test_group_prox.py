@@ -88,6 +88,41 @@ def test_linf_float32_is_as_accurate_as_the_reference(native):
     assert_as_accurate(ours, theirs, exact)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e37, 1e-37])
+@pytest.mark.parametrize("C", [1, 2, 7, 16, 23, 127, 200])
+def test_on_a_cpu_linf_clips_groups_of_any_length_as_the_reference(C, scale):
+    """Where the sums of float32 would leave its range, too."""
+    v = scale * torch.randn(37, 2, C)
+    d = torch.rand_like(v) + 0.5
+    strength = scale * torch.linspace(0, C, 37).unsqueeze(1).expand(37, 2)
+    seed = torch.randn_like(v)
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("reference", F64)):
+        leaves = [a.to(dtype).requires_grad_() for a in (v, d, strength)]
+        x = sk.prox_linf(leaves[0], leaves[2], metric=leaves[1], backend=backend)
+        grads = torch.autograd.grad(x, leaves, seed.to(dtype))
+        results.append([a.double() for a in (x / scale, grads[0], grads[1] / scale, grads[2])])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("C", [2, 5, 7, 10, 23, 130])
+@pytest.mark.parametrize("kind", ALL)
+def test_bitwise_the_same_in_any_batch(native, kind, C, dtype):
+    v = torch.randn(41, 1, C, dtype=dtype)
+    strength = torch.rand(41, 1, dtype=dtype)
+
+    def values(tasks):
+        leaves = v[tasks].requires_grad_(), strength[tasks].requires_grad_()
+        x = ALL[kind](leaves[0], leaves[1], 0.9, backend=native)
+        return x.detach(), *torch.autograd.grad(x.square().sum(), leaves)
+
+    order = torch.randperm(41)
+    for tasks in (order, [7]):
+        for all_, some in zip(values(slice(None)), values(tasks), strict=True):
+            assert torch.equal(all_[tasks], some)
+
+
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("shape", [(3, 2, 1), (1, 1, 1025), (0, 3, 2), (40, 70, 2), (3, 37, 5)])
 def test_sizes_and_zero_rows(native, kind, shape):
