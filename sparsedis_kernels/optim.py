@@ -24,13 +24,22 @@ class _Proximal(Optimizer):
         """Add a group; its ``penalty`` (default: the optimiser's) needs weights with T, M axes.
 
         Raises:
-            ValueError: the group has a penalty and a parameter is neither (T, M, C) nor (T, M).
+            ValueError: an option of the group is out of range, or it has a penalty and a parameter
+                is neither (T, M, C) nor (T, M).
         """
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        try:
+            self._check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "weight_decay"):
+            if not group[name] >= 0:
+                raise ValueError(f"{type(self).__name__}: {name} must be >= 0, got {group[name]}")
         shapes = [tuple(p.shape) for p in group["params"] if p.dim() not in (2, 3)]
         if group["penalty"] is not None and shapes:
-            self.param_groups.pop()
             raise ValueError(
                 f"{type(self).__name__}: params with a penalty must have shape (T, M, C) or "
                 f"(T, M), got {shapes[0]}; give other parameters a group with penalty=None"
@@ -79,11 +88,6 @@ class _Proximal(Optimizer):
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
         return [self.state[p]["step"] for p in params]
 
-    def _check(self, **values: float) -> None:
-        for name, value in values.items():
-            if not value >= 0:
-                raise ValueError(f"{type(self).__name__}: {name} must be >= 0, got {value}")
-
 
 class ProxSGD(_Proximal):
     r"""Proximal stochastic gradient descent, with momentum as in `torch.optim.SGD`.
@@ -123,11 +127,6 @@ class ProxSGD(_Proximal):
         weight_decay: float = 0.0,
         penalty: Penalty | None = None,
     ) -> None:
-        self._check(lr=lr, weight_decay=weight_decay)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"ProxSGD: momentum must be in [0, 1), got {momentum}")
-        if nesterov and momentum == 0:
-            raise ValueError("ProxSGD: nesterov=True needs momentum > 0, got momentum=0")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -136,6 +135,13 @@ class ProxSGD(_Proximal):
             "penalty": penalty,
         }
         super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"ProxSGD: momentum must be in [0, 1), got {group['momentum']}")
+        if group["nesterov"] and group["momentum"] == 0:
+            raise ValueError("ProxSGD: nesterov=True needs momentum > 0, got momentum=0")
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         options = {name: group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")}
@@ -190,11 +196,6 @@ class ProxAdamW(_Proximal):
         weight_decay: float = 1e-2,
         penalty: Penalty | None = None,
     ) -> None:
-        self._check(lr=lr, weight_decay=weight_decay)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"ProxAdamW: betas must be in [0, 1), got {betas}")
-        if not eps > 0:  # the metric of the prox must be positive
-            raise ValueError(f"ProxAdamW: eps must be > 0, got {eps}")
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -203,6 +204,13 @@ class ProxAdamW(_Proximal):
             "penalty": penalty,
         }
         super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"ProxAdamW: betas must be in [0, 1), got {group['betas']}")
+        if not group["eps"] > 0:  # the metric of the prox must be positive
+            raise ValueError(f"ProxAdamW: eps must be > 0, got {group['eps']}")
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         first, second = (self._buffers(params, name) for name in ("exp_avg", "exp_avg_sq"))

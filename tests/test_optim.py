@@ -317,5 +317,8 @@ def test_other_shapes_are_refused(make: Callable[..., Any], shape: tuple[int, ..
 def test_options_out_of_range(
     make: Callable[..., Any], options: dict[str, Any], message: str
 ) -> None:
+    weight = torch.zeros(1, 1, 1, requires_grad=True)
     with pytest.raises(ValueError, match=message):
-        make([torch.zeros(1, 1, 1, requires_grad=True)], **options)
+        make([weight], **options)
+    with pytest.raises(ValueError, match=message):  # of one group, too
+        make([{"params": [weight], **options}], lr=0.1)

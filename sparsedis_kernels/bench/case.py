@@ -100,10 +100,10 @@ def require_native(op: str, device: torch.device) -> None:
 
     The reference would serve in its place, and has a row of its own.
     """
-    backend = {"cpu": "cpu", "cuda": "triton"}[device.type]
-    reason = backends.available(op, device.type)[backend]
-    if reason is not None:
-        raise UnavailableError(f"{backend}: {reason}")
+    native = backends.available(op, device.type)
+    del native["reference"]
+    if None not in native.values():
+        raise UnavailableError("; ".join(f"{name}: {reason}" for name, reason in native.items()))
 
 
 def randn(shape: Iterable[int], device: torch.device, seed: int = 0) -> Tensor:

@@ -90,7 +90,8 @@ def feature_usage(
         weight: (T, M, C), floating; half precision is computed in float32.
         floor: epsilon >= 0, the share of a uniform usage that is mixed in before the entropy is
             taken, which bounds its slope at unused features. Default 0.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Returns:
         FeatureUsage. With all weights zero p, entropy, slope and shared_share are 0.

@@ -211,8 +211,8 @@ def fit_heads(
         penalty: the regulariser.
         loss: ``"squared"``, ``"multinomial"`` or ``"logistic"``. Default ``"squared"``.
         offsets: (T + 1,) int64, the first row of each task, with the end. Default None.
-        sample_weight: weights >= 0 of y's rows: (T, n), (N,), or for one design also (n,).
-            Default: all equal.
+        sample_weight: weights >= 0 of y's rows: (T, n), (N,), jagged nested, or for one design also
+            (n,). Default: all equal.
         fit_intercept: fit an unpenalised bias per output. Default True.
         init: warm start (T, M, C), such as the weights of the previous training step; with
             `penalty.nonneg` what is below 0 starts at 0. Not differentiated. Default None.
@@ -222,7 +222,8 @@ def fit_heads(
         max_iter: most passes plus Newton steps per task. Default 10,000.
         on_error: ``"raise"``, or ``"flag"``: a task with NaN or infinity gets NaN weights and
             ``converged`` False, and the others are what they are without it. Default ``"raise"``.
-        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"cuda"``, ``"reference"`` or None: the environment variable
+            ``SPARSEDIS_BACKEND``, else the best there is. Default None.
 
     Returns:
         HeadsFit; `weight` and `bias` are differentiable in z, y, sample_weight and every tensor
@@ -232,8 +233,8 @@ def fit_heads(
         ValueError: shapes or offsets that do not fit, an unknown `loss` or `on_error`, `tol` or
             `max_iter` that is not >= 0, or a bad task (named): NaN, infinity, a negative sample
             weight, or a target that is no distribution (multinomial) or not in [0, 1] (logistic).
-        TypeError: z or sample_weight is not floating, or y is neither that nor class indices for
-            the multinomial loss.
+        TypeError: z or sample_weight is not floating, y is neither that nor class indices for the
+            multinomial loss, or offsets are not int64.
         RuntimeError: `backend` cannot serve the tensors' device or the loss, or a second
             derivative is taken.
 

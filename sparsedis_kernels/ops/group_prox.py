@@ -114,7 +114,8 @@ def prox_mcp(
         strength: lambda >= 0, a float or a tensor that expands to (T, M).
         step: step size, same forms. Default 1.
         gamma: concavity, above `step`, same forms. Default 3.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Returns:
         (T, M, C), dtype of `v`; differentiable in `v`, `strength`, `step` and `gamma`.
@@ -125,7 +126,7 @@ def prox_mcp(
         RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
     _check_above("prox_mcp", "gamma", gamma, "step", step, 0.0)
-    return _radial("prox_mcp", v, strength, step, gamma, _MCP, backend)
+    return _radial("prox_mcp", v, strength, step, ("gamma", gamma), _MCP, backend)
 
 
 def prox_scad(
@@ -153,7 +154,7 @@ def prox_scad(
         TypeError, RuntimeError: as `prox_mcp`.
     """
     _check_above("prox_scad", "a", a, "1 + step", step, 1.0)
-    return _radial("prox_scad", v, strength, step, a, _SCAD, backend)
+    return _radial("prox_scad", v, strength, step, ("a", a), _SCAD, backend)
 
 
 def prox_l0(
@@ -177,7 +178,7 @@ def prox_l0(
     Raises:
         ValueError, TypeError, RuntimeError: as `prox_mcp`.
     """
-    return _radial("prox_l0", v, strength, step, 1.0, _L0, backend)
+    return _radial("prox_l0", v, strength, step, ("shape", 1.0), _L0, backend)
 
 
 def prox_linf(
@@ -227,11 +228,11 @@ def _check_above(
 
 
 def _radial(
-    op: str, v: Tensor, strength: float | Tensor, step: float | Tensor, shape: float | Tensor,
-    kind: int, backend: str | None,
+    op: str, v: Tensor, strength: float | Tensor, step: float | Tensor,
+    shape: tuple[str, float | Tensor], kind: int, backend: str | None,
 ) -> Tensor:  # fmt: skip
     _check_weights(op, v)
-    values = (("strength", strength), ("step", step), ("shape", shape))
+    values = (("strength", strength), ("step", step), shape)
     expanded = [_check.per_group(op, name, value, v) for name, value in values]
     ns = backends.namespace(op, v.device, backend)
     return call(_RadialProx, ns, _check.prepared(ns, op, v), *expanded, kind).to(v.dtype)

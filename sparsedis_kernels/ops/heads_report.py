@@ -61,10 +61,11 @@ def lambda_max(
 
     Returns:
         (T,), or () where `shared` couples the tasks; infinite where a feature that no level
-        penalises has a gradient. Not differentiable: the gradient stops here.
+        penalises has a gradient; NaN for a task with samples that `fit_heads` does not take (where
+        tasks are coupled, only if all are such). Not differentiable: the gradient stops here.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fit_heads`.
+        ValueError, TypeError, RuntimeError: as `fit_heads`, but for bad tasks.
     """
     s = read_samples("lambda_max", z, y, offsets, sample_weight, loss, n_classes)
     n = penalty.strengths("lambda_max", (s.T, s.M), s.z)
@@ -99,11 +100,12 @@ def duality_gap(
         penalty: the regulariser.
 
     Returns:
-        (T,) >= 0; one number over all tasks, repeated, where `shared` couples them. Not
+        (T,) >= 0; one number over all tasks, repeated, where `shared` couples them; NaN for a task
+        with samples that `fit_heads` does not take or weights that are not finite. Not
         differentiable.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `fit_heads`.
+        ValueError, TypeError, RuntimeError: as `fit_heads`, but for bad tasks.
     """
     s = read_samples("duality_gap", z, y, offsets, sample_weight, loss, n_classes)
     _check.same_shape("duality_gap", "weight", weight, "(T, M, C)", (s.T, s.M, s.C))

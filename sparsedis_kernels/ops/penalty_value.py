@@ -62,7 +62,8 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
     Args:
         weight: (T, M, C), floating; half precision is computed in float32.
         penalty: the regulariser; its tensor strengths may require gradients.
-        backend: ``"cpu"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Returns:
         0-dim, dtype of `weight`; infinite where `penalty.nonneg` is violated. Differentiable in

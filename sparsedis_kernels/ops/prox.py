@@ -97,14 +97,16 @@ def prox(
         penalty: the regulariser; its tensor strengths may require gradients.
         step: step size >= 0, a float or 0-dim tensor. Default 1.
         metric: positive diagonal (T, M, C), for example Adam's denominator. Default None.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Returns:
         The proximal point, (T, M, C), dtype of `v`; entries inside a threshold are exactly 0.
         Differentiable in `v`, `step`, `metric` and every tensor strength.
 
     Raises:
-        ValueError: `v` is not (T, M, C), `metric` or a strength does not fit it, or step < 0.
+        ValueError: `v` is not (T, M, C), `metric` or a strength does not fit it, or `step`, if it
+            is a number, is not >= 0.
         TypeError: `v` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
@@ -139,7 +141,7 @@ def _arguments(
 ) -> tuple[Any, ...]:  # fmt: skip
     _check.axes(op, "v", v, "(T, M, C)", 3)
     _check.floating(op, "v", v)
-    if not isinstance(step, Tensor) and step < 0:
+    if not isinstance(step, Tensor) and not step >= 0:
         raise ValueError(f"{op}: step must be >= 0, got {step}")
     if metric is not None:
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))

@@ -73,7 +73,8 @@ def prox_sgd_(
         momentum: factor of b, in [0, 1). Default 0.
         nesterov: whether to use Nesterov's momentum. Default False.
         weight_decay: strength of the l2 term added to the gradient. Default 0.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Raises:
         ValueError: lists or shapes differ, or a strength does not fit a weight.
@@ -124,7 +125,8 @@ def prox_adamw_(
         betas: decay rates of the two moments, in [0, 1). Default (0.9, 0.999).
         eps: added to the root of the second moment, > 0. Default 1e-8.
         weight_decay: strength of the decoupled decay. Default 1e-2.
-        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (the best there is). Default None.
+        backend: ``"cpu"``, ``"triton"``, ``"reference"`` or None (``SPARSEDIS_BACKEND``, else the
+            best there is). Default None.
 
     Raises:
         ValueError: lists or shapes differ, or a strength does not fit a weight.

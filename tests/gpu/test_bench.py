@@ -18,6 +18,9 @@ def test_every_op_is_timed(device, op, tmp_path):
     document = json.loads(file.read_text())
     assert document["machine"]["device"] == torch.cuda.get_device_name(device)
     for row in document["rows"]:
+        if "has no kernel for this op" in row["note"]:  # or its library was not built
+            assert row["status"] == "skipped"
+            continue
         assert row["status"] == "timed", f"{row['provider']}: {row['note']}"
         assert 0 < row["low"] <= row["seconds"] <= row["high"]
         # No call on a GPU is done in a microsecond: it would be one that never ran there.
