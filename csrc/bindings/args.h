@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "../core/args.h"
@@ -127,5 +128,12 @@ struct Samples {
             loss};
   }
 };
+
+// The outputs of an op that is given no entry: gradients and sums of nothing.
+template <typename... Outputs>
+std::tuple<Outputs...> zeroed(std::tuple<Outputs...> out) {
+  std::apply([](auto&... each) { (torch::stable::zero_(each), ...); }, out);
+  return out;
+}
 
 }  // namespace sparsedis

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <exception>
 #include <initializer_list>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -18,13 +19,6 @@ namespace {
 void run_in_parallel(int64_t count, int64_t grain, Body body, void* context) {
   torch::stable::parallel_for(0, count, grain,
                               [&](int64_t begin, int64_t end) { body(begin, end, context); });
-}
-
-// The outputs of an op that is given no entry: gradients and sums of nothing.
-template <typename... Outputs>
-std::tuple<Outputs...> zeroed(std::tuple<Outputs...> out) {
-  std::apply([](auto&... each) { (torch::stable::zero_(each), ...); }, out);
-  return out;
 }
 
 void run_prox(Tensor x, const Tensor& v, const MaybeTensor& l1, const MaybeTensor& group,
@@ -111,8 +105,10 @@ void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, T
   constexpr auto op = "prox_sgd_";
   const Levels levels{l1, group, shared, ridge, scale, nonneg};
   for (size_t i = 0; i < weights.size(); ++i) {
-    InPlace w(weights[i]), buffer(buffers.empty() ? weights[i] : buffers[i]);
-    check_alike(op, w.target, {grads[i], buffer.target});
+    InPlace w(weights[i]);
+    std::optional<InPlace> buffer;
+    if (!buffers.empty()) buffer.emplace(buffers[i]);
+    check_alike(op, w.target, {grads[i], buffer ? buffer->target : w.target});
     const Tensor grad = packed(grads[i]);
     const double number = begin_step(op, steps[i]) + nesterov;
     if (w.target.numel() == 0) continue;
@@ -121,11 +117,11 @@ void prox_sgd_(Tensors weights, Tensors grads, Tensors buffers, Tensors steps, T
       using Real = decltype(real);
       kernels().of<Real>().prox_sgd(
           {levels.prox<Real>(i, w.memory, summed), data<Real>(grad),
-           output<Real>(buffer.memory, !buffers.empty()), lr, momentum, weight_decay, nesterov},
+           buffer ? output<Real>(buffer->memory) : nullptr, lr, momentum, weight_decay, nesterov},
           run_in_parallel);
     });
     w.store();
-    if (!buffers.empty()) buffer.store();
+    if (buffer) buffer->store();
   }
 }
 

@@ -40,7 +40,6 @@ struct Cuda {
   }
   template <typename Real>
   static void fit_heads_backward(const Samples& s, const HeadsBackwardArgs<Real>& args) {
-    if (args.samples.T == 0) return;
     if (cuda::present(args.penalty.shared))
       run("fit_heads_backward", s, args, cuda::plan_coupled_backward<Real>);
     else

@@ -55,6 +55,7 @@ HeadGradients fit_heads_backward(Tensor grad_weight, Tensor grad_bias, Tensor we
                     make(s.z, {T, M}, needs[4]),
                     make(s.z, {M}, needs[5]),
                     make(s.z, {T, M}, needs[6])};
+  if (T == 0) return zeroed(out);
   dispatch("fit_heads_backward", s.z, [&](auto real) {
     using Real = decltype(real);
     Device::fit_heads_backward(

@@ -81,6 +81,13 @@ struct Eight {
   }
 };
 
+// u with the sign of w, or 0 where w has none: numbers or vectors of them.
+template <typename Number>
+inline Number signed_like(const Number& w, const Number& u) {
+  const Number zero{};
+  return w > zero ? u : (w < zero ? -u : zero);
+}
+
 template <typename Mask>
 inline bool any_lane(const Mask& mask) {
   std::decay_t<decltype(mask[0])> some = 0;

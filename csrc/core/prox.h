@@ -20,13 +20,13 @@ struct Group {
 };
 
 template <typename Real>
-SPARSEDIS_HD inline double curvature(const Group<Real>& g, int64_t c) {
+inline double curvature(const Group<Real>& g, int64_t c) {
   return (g.metric ? static_cast<double>(g.metric[c]) : 1.0) + g.ridge;
 }
 
 // u = ST(d v, l1) into `u`; returns ||u||.
 template <typename Real>
-SPARSEDIS_HD inline double threshold_group(const Group<Real>& g, Real* u) {
+inline double threshold_group(const Group<Real>& g, Real* u) {
   if (g.metric) {
     for (int64_t c = 0; c < g.C; ++c) u[c] = soft_threshold(g.metric[c] * g.v[c], g.l1, g.nonneg);
   } else {
@@ -37,7 +37,7 @@ SPARSEDIS_HD inline double threshold_group(const Group<Real>& g, Real* u) {
 
 // y with (D theta + shared) y + group y/||y|| = u; `y` holds u on entry. Returns ||y||^2.
 template <typename Real>
-SPARSEDIS_HD inline double solve_group(const Group<Real>& g, double norm, double theta,
+inline double solve_group(const Group<Real>& g, double norm, double theta,
                                        double shared, Real* y) {
   double r = 0;
   const bool uniform = g.metric == nullptr || g.C == 1;
@@ -63,7 +63,7 @@ SPARSEDIS_HD inline double solve_group(const Group<Real>& g, double norm, double
 // ||y||^2 in theta, up to the factor -2. The Sherman-Morrison denominator 1 - k yh' (e+k)^-1 yh is
 // written as yh' e/(e+k) yh, which cancels nothing.
 template <typename Real>
-SPARSEDIS_HD inline double feature_slope(const Group<Real>& g, const Real* y, double norm2,
+inline double feature_slope(const Group<Real>& g, const Real* y, double norm2,
                                          double theta, double shared) {
   if (norm2 == 0) return 0;
   const double k = g.group / std::sqrt(norm2);

@@ -20,7 +20,7 @@ struct SolvedGroup {
 };
 
 template <typename Real>
-SPARSEDIS_HD inline SolvedGroup<Real> solved_group(const Group<Real>& g, const Real* x,
+inline SolvedGroup<Real> solved_group(const Group<Real>& g, const Real* x,
                                                    double kappa, bool feature_live) {
   const double norm = std::sqrt(sum_of_squares(x, g.C));
   const bool live = norm > 0 || norm != norm || (g.group == Real(0) && feature_live);
@@ -29,7 +29,7 @@ SPARSEDIS_HD inline SolvedGroup<Real> solved_group(const Group<Real>& g, const R
 
 // Inside a live group an entry that is 0 moves unless the l1 level or the bound holds it there.
 template <typename Real>
-SPARSEDIS_HD inline bool is_live(const SolvedGroup<Real>& s, int64_t c) {
+inline bool is_live(const SolvedGroup<Real>& s, int64_t c) {
   return s.x[c] != Real(0) || (s.live && s.g.l1 == Real(0) && !s.g.nonneg);
 }
 
@@ -40,7 +40,7 @@ struct GroupSums {
 };
 
 template <typename Real>
-SPARSEDIS_HD inline GroupSums group_sums(const SolvedGroup<Real>& s, const Real* b) {
+inline GroupSums group_sums(const SolvedGroup<Real>& s, const Real* b) {
   GroupSums sums{0, 0, 0};
   const double k = s.g.group * s.inverse_norm;
   for (int64_t c = 0; c < s.g.C; ++c) {
@@ -60,7 +60,7 @@ struct FeatureSums {
 };
 
 template <typename Real>
-SPARSEDIS_HD inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const Real* grad,
+inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const Real* grad,
                                              double theta) {
   if (s.norm == 0) return {0, 0};
   const GroupSums sums = group_sums(s, grad);
@@ -77,7 +77,7 @@ SPARSEDIS_HD inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const R
 
 // y = B^-1 (grad + lift Xh) on the support, 0 off it; `lift` carries the feature's rank-one term.
 template <typename Real>
-SPARSEDIS_HD inline void solve_group_backward(const SolvedGroup<Real>& s, const Real* grad,
+inline void solve_group_backward(const SolvedGroup<Real>& s, const Real* grad,
                                               double lift_over_theta, Real* y) {
   if (!s.live) {
     for (int64_t c = 0; c < s.g.C; ++c) y[c] = 0;

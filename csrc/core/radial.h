@@ -4,53 +4,71 @@
 
 #include <type_traits>
 
-#include "threshold.h"
+#include "lane_vectors.h"
 
 SPARSEDIS_BEGIN
 
 enum RadialKind : int64_t { kMcp = 0, kScad = 1, kL0 = 2 };
 
-// s and its partial derivatives.
+// s and its partial derivatives: numbers, or vectors of them with a group in each lane.
+template <bool lanes>
 struct Radial {
-  double scale, radius, strength, step, shape;
+  using Number = typename LaneEntry<double, !lanes>::Type;
+  Number scale, radius, strength, step, shape;
 };
 
+template <bool lanes>
+using RadialNumber = typename Radial<lanes>::Number;
+
 // Between two radii it is `inside`; the group is 0 below and whole above. Not a number is inside.
-SPARSEDIS_HD inline Radial between(bool zero, bool whole, const Radial& inside) {
-  const bool in = !(zero || whole);
-  return {zero ? 0.0 : (whole ? 1.0 : inside.scale), in ? inside.radius : 0.0,
-          in ? inside.strength : 0.0, in ? inside.step : 0.0, in ? inside.shape : 0.0};
+template <bool lanes, typename Mask>
+inline Radial<lanes> between(const Mask& zero, const Mask& whole, const Radial<lanes>& inside) {
+  using Number = RadialNumber<lanes>;
+  const Number none{}, one = none + 1;
+  const auto in = [&](const Number& x) { return zero ? none : (whole ? none : x); };
+  return {zero ? none : (whole ? one : inside.scale), in(inside.radius), in(inside.strength),
+          in(inside.step), in(inside.shape)};
 }
 
-// r <= eta lam: 0; r <= gamma lam: (1 - eta lam / r) / (1 - eta / gamma); else 1.
-SPARSEDIS_HD inline Radial mcp(double r, double lam, double eta, double gamma) {
-  const double k = 1 - eta / gamma, top = 1 - eta * lam / r;
-  return between(r <= eta * lam, r > gamma * lam,
-                 {top / k, eta * lam / (r * r * k), -eta / (r * k),
-                  -lam / (r * k) + top / (gamma * k * k), -top * eta / (gamma * gamma * k * k)});
+// r <= eta lam: 0; r <= gamma lam: (1 - eta lam / r) / (1 - eta / gamma); else 1. Where nothing is
+// penalised all is whole, and so it is for the others.
+template <bool lanes, typename Number = RadialNumber<lanes>>
+inline Radial<lanes> mcp(const Number& r, const Number& lam, const Number& eta,
+                         const Number& gamma) {
+  const Number t = eta * lam, by_r = 1 / r, part = eta / gamma, by_k = 1 / (1 - part);
+  const Number top = 1 - t * by_r, slope = top * by_k * by_k / gamma;
+  return between<lanes>((r <= t) & (t > 0), (r > gamma * lam) | (t == 0),
+                        {top * by_k, t * by_r * by_r * by_k, -eta * by_r * by_k,
+                         slope - lam * by_r * by_k, -slope * part});
 }
 
 // r <= lam (1 + eta): block soft threshold; r <= a lam: ((a-1) - eta a lam / r) / (a-1-eta);
 // else 1.
-SPARSEDIS_HD inline Radial scad(double r, double lam, double eta, double a) {
-  const double k = a - 1 - eta, top = a - 1 - eta * a * lam / r, soft = 1 - eta * lam / r;
-  const bool near = r <= lam * (1 + eta);
-  return between(
-      r <= eta * lam, !near && r > a * lam,
-      {near ? soft : top / k, (near ? eta * lam : eta * a * lam / k) / (r * r),
-       (near ? -eta : -eta * a / k) / r, near ? -lam / r : -a * lam / (r * k) + top / (k * k),
-       near ? 0.0 : soft / k - top / (k * k)});
+template <bool lanes, typename Number = RadialNumber<lanes>>
+inline Radial<lanes> scad(const Number& r, const Number& lam, const Number& eta, const Number& a) {
+  const Number none{}, one = none + 1, t = eta * lam, edge = lam * (1 + eta);
+  const Number by_r = 1 / r, by_k = 1 / (a - 1 - eta), soft = 1 - t * by_r;
+  const Number top = (a - 1 - a * t * by_r) * by_k, times = a * by_k;
+  const auto near = r <= edge;
+  const Number bent = near ? one : times;
+  return between<lanes>(
+      (r <= t) & (t > 0), ((r > a * lam) & (r > edge)) | (t == 0),
+      {near ? soft : top, bent * t * by_r * by_r, -bent * eta * by_r,
+       (near ? none : top * by_k) - bent * lam * by_r, near ? none : (soft - top) * by_k});
 }
 
-SPARSEDIS_HD inline Radial l0(double r, double lam, double eta) {
-  return between(r * r <= 2 * eta * lam, r * r > 2 * eta * lam, {r, r, r, r, r});
+template <bool lanes, typename Number = RadialNumber<lanes>>
+inline Radial<lanes> l0(const Number& r, const Number& lam, const Number& eta) {
+  const Number t = eta * lam;
+  return between<lanes>((r * r <= 2 * t) & (t > 0), (r * r > 2 * t) | (t == 0), {r, r, r, r, r});
 }
 
-template <RadialKind kind>
-SPARSEDIS_HD inline Radial radial(double r, double lam, double eta, double shape) {
-  if constexpr (kind == kMcp) return mcp(r, lam, eta, shape);
-  if constexpr (kind == kScad) return scad(r, lam, eta, shape);
-  return l0(r, lam, eta);
+template <RadialKind kind, bool lanes, typename Number = RadialNumber<lanes>>
+inline Radial<lanes> radial(const Number& r, const Number& lam, const Number& eta,
+                            const Number& shape) {
+  if constexpr (kind == kMcp) return mcp<lanes>(r, lam, eta, shape);
+  if constexpr (kind == kScad) return scad<lanes>(r, lam, eta, shape);
+  return l0<lanes>(r, lam, eta);
 }
 
 // Calls body(the kind as a constant).
@@ -63,7 +81,7 @@ void with_kind(int64_t kind, F body) {
 
 // Whether r is within a share `tol` of a radius at which the formula changes.
 template <RadialKind kind>
-SPARSEDIS_HD inline bool radial_near(double r, double lam, double eta, double shape, double tol) {
+inline bool radial_near(double r, double lam, double eta, double shape, double tol) {
   const auto near = [=](double radius) { return std::fabs(r - radius) <= tol * radius; };
   if constexpr (kind == kL0) return near(std::sqrt(2 * eta * lam));
   return near(eta * lam) || near(shape * lam) || (kind == kScad && near((1 + eta) * lam));

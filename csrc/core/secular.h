@@ -13,7 +13,7 @@ constexpr int kSecularSteps = 30;
 // The reciprocal (Hebden; More and Sorensen 1983) Newton iteration climbs to the root from
 // r0 = (||u|| - c) / max D, which lies below it.
 template <typename Real, typename Diagonal>
-SPARSEDIS_HD inline double secular_root(const Real* u, Diagonal diagonal, int64_t n, double c) {
+inline double secular_root(const Real* u, Diagonal diagonal, int64_t n, double c) {
   const double norm = std::sqrt(sum_of_squares(u, n));
   if (!(norm > c)) return norm != norm ? norm : 0.0;
   double largest = 0;

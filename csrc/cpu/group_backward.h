@@ -47,17 +47,11 @@ double write_group(const ProxBackwardArgs<Real>& a, int64_t offset, double inver
   Along along{0, 0};
   for (int64_t c = 0; c < a.C; ++c) {
     const double u = y(c), x = a.x[offset + c];
-    along.sign += x > 0 ? u : (x < 0 ? -u : 0.0);
+    along.sign += signed_like(x, u);
     along.x += x * u;
   }
   write_strengths(a, offset / a.C, inverse_norm, along);
   return along.x;
-}
-
-// Whether squares of a norm keep their precision in `Real`.
-template <typename Real>
-bool is_regular(Real square) {
-  return square > kLeastSquare<Real> && square < kMostSquare<Real>;
 }
 
 // How the shared level enters a group: kappa, and the part of x that its feature adds to grad.

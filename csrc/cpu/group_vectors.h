@@ -24,6 +24,17 @@ constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
 template <typename Real>
 constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
 
+template <typename Real>
+bool is_finite(Real x) {
+  return std::fabs(x) <= std::numeric_limits<Real>::max();
+}
+
+// Whether a square, or which of them, is within.
+template <typename Real, typename Squares>
+auto in_range(const Squares& square) {
+  return (square > kLeastSquare<Real>)&(square < kMostSquare<Real>);
+}
+
 // Where the entries of eight groups of C lie among the C vectors that hold them.
 template <typename Real>
 struct Layout {
@@ -222,12 +233,12 @@ struct SafeSquares {
       }
     int beyond = 0;
 #pragma omp simd reduction(| : beyond)
-    for (int64_t k = 0; k < groups; ++k) beyond |= !within(k);
+    for (int64_t k = 0; k < groups; ++k) beyond |= !in_range<Real>(square[k]);
     if (magnitudes_wanted || beyond) magnitudes(w, groups, layout, magnitude);
     odd = 0;
     if (!beyond) return;
 #pragma omp simd reduction(+ : odd)
-    for (int64_t k = 0; k < groups; ++k) odd += !within(k) & (magnitude[k] != 0);
+    for (int64_t k = 0; k < groups; ++k) odd += !in_range<Real>(square[k]) & (magnitude[k] != 0);
   }
   // Calls body(k) for the groups whose squares may leave the range of `Real`, unless all are 0.
   template <typename F>
@@ -235,27 +246,35 @@ struct SafeSquares {
     for (int64_t k = 0; k < groups && odd > 0; ++k)
       if (irregular(k)) body(k);
   }
-  bool irregular(int64_t k) const { return odd > 0 && !within(k) && magnitude[k] != 0; }
-
- private:
-  bool within(int64_t k) const {
-    return (square[k] > kLeastSquare<Real>)&(square[k] < kMostSquare<Real>);
+  // Makes one irregular.
+  void take_out(int64_t k) {
+    square[k] = std::numeric_limits<Real>::infinity(), magnitude[k] = 1, ++odd;
+  }
+  bool irregular(int64_t k) const {
+    return odd > 0 && !in_range<Real>(square[k]) && magnitude[k] != 0;
   }
 };
 
-// <v, w> of consecutive groups; `room` is for as many entries.
+// <v, w> of consecutive groups, to which entries where v is 0 add nothing, whatever w is there;
+// `room` is for as many entries.
 template <typename Real>
 void inner_products(const Real* v, const Real* w, int64_t groups, const Layout<Real>& layout,
                     Real* room, Real* out) {
   const int64_t C = layout.C;
+  const auto product = [](const auto& x, const auto& u) {
+    const std::decay_t<decltype(x)> zero{};
+    return x != zero ? x * u : zero;
+  };
   if (C < kLongGroup) {
-#pragma omp simd
-    for (int64_t i = 0; i < groups * C; ++i) room[i] = v[i] * w[i];
+    using E = Eight<Real>;
+    int64_t i = 0;
+    for (; i + 8 <= groups * C; i += 8) E::at(room + i) = product(E::at(v + i), E::at(w + i));
+    for (; i < groups * C; ++i) room[i] = product(v[i], w[i]);
     return group_sums(room, groups, layout, [](const auto&, auto&) {}, out);
   }
   for (int64_t k = 0; k < groups; ++k) {
     const Real *left = v + k * C, *right = w + k * C;
-    out[k] = long_sum<Real>(C, [=](int64_t c) { return left[c] * right[c]; });
+    out[k] = long_sum<Real>(C, [=](int64_t c) { return product(left[c], right[c]); });
   }
 }
 

@@ -103,7 +103,7 @@ void for_each_gradient(const HeadsBackwardArgs<Real>& a, ParallelFor run, F body
     return;
   }
   const SharedGradient<Real> shared(a);
-  for_each_task<Work>(run, kPartialSums, T / kPartialSums * task_size(a.samples),
+  for_each_task<Work>(run, kPartialSums, T * task_size(a.samples) / kPartialSums,
                       [&](int64_t part, Work& work) {
                         for (int64_t t = part; t < T; t += kPartialSums) {
                           HeadGradient<Real> out = head_gradient(a, t);

@@ -2,8 +2,8 @@
 // over the clipped entries K, grad_v = d sign(v) s on K, grad_metric = (|v| - tau) s and
 // grad_strength = -s. A group that is 0 passes nothing.
 //
-// Short groups go as many at a time as a vector has lanes, their sums in `Real`; in double, one by
-// one, go long ones and those whose sums leave that range.
+// Short groups go as many at a time as a vector has lanes, their sums in `Real`. In double, one by
+// one, go long ones and levels of those whose sums leave that range or are near the strength.
 #pragma once
 
 #include "../core/linf.h"
@@ -62,11 +62,9 @@ class LinfColumns {
   LaneBuffer<Real> storage;
   Vector *v, *D, *x, *grad, lam;
 
-  static Vector size(const Vector& u) { return u < Vector{} ? -u : u; }
-  // `u` times the sign of `w`.
-  static Vector signed_like(const Vector& w, const Vector& u) {
-    const Vector zero{};
-    return w > zero ? u : (w < zero ? -u : zero);
+  static Vector size(Vector u) {
+    absolute(u);
+    return u;
   }
 
   void load(int64_t index, int64_t count) {
@@ -96,16 +94,18 @@ class LinfColumns {
         const Vector reach = size(v[c]);
         weighted += ~(reach <= tau) ? D[c] * reach : zero, weight += reach > tau ? D[c] : zero;
       }
-      if (step == 0) beyond = ~(weighted < most);
+      // Whether a group is 0 is decided by its first sum.
+      if (step == 0) beyond = ~(weighted < most) | (size(weighted - lam) < kNear<Real> * lam);
       const Vector next = (weighted - lam) / weight;
       climbs = next > tau;
       tau = climbs ? next : tau;
     }
-    tau = lam > zero ? tau : zero + std::numeric_limits<Real>::infinity();
+    tau = lam > zero ? tau : lam + std::numeric_limits<Real>::infinity();  // not a number stays
     for (int64_t k = 0; k < (any_lane(beyond) ? count : 0); ++k) {
       const int64_t offset = (index + k) * C;
       const Real* metric = a.metric ? a.metric + offset : nullptr;
-      if (beyond[k]) tau[k] = static_cast<Real>(clip_level<Real>(a.v + offset, metric, C, lam[k]));
+      if (beyond[k] && lam[k] > 0)
+        tau[k] = static_cast<Real>(clip_level<Real>(a.v + offset, metric, C, lam[k]));
     }
     return tau;
   }
@@ -117,7 +117,8 @@ void linf_group(const LinfArgs<Real>& a, int64_t index) {
   const int64_t offset = index * a.C;
   const Real *v = a.v + offset, *metric = a.metric ? a.metric + offset : nullptr;
   const double lam = at(a.strength, index / a.M, index % a.M);
-  const Real tau = static_cast<Real>(clip_level(v, metric, a.C, lam));
+  const double whole = lam + std::numeric_limits<double>::infinity();  // not a number stays
+  const Real tau = static_cast<Real>(lam > 0 ? clip_level(v, metric, a.C, lam) : whole);
   for (int64_t c = 0; c < a.C; ++c) {
     const Real clipped = v[c] > tau ? tau : (v[c] < -tau ? -tau : v[c]);
     a.x[offset + c] = tau != tau ? tau : clipped;
@@ -131,7 +132,7 @@ void linf_group_backward(const LinfArgs<Real>& a, int64_t index) {
   const auto d = [&](int64_t c) {
     return a.metric ? static_cast<double>(a.metric[offset + c]) : 1.0;
   };
-  const auto sign = [&](int64_t c) { return v[c] > 0 ? 1.0 : (v[c] < 0 ? -1.0 : 0.0); };
+  const auto sign = [&](int64_t c) { return signed_like<double>(v[c], 1); };
   double tau = 0, pull = 0, weight = 0;
   for (int64_t c = 0; c < a.C; ++c) tau = std::max(tau, static_cast<double>(std::fabs(x[c])));
 #pragma omp simd reduction(+ : pull, weight)

@@ -35,7 +35,7 @@ class SolvedColumns {
     }
     norm = square;
     take_root(norm);
-    irregular = some & ~((square > kLeastSquare<Real>)&(square < kMostSquare<Real>));
+    irregular = some & ~in_range<Real>(square);
     inverse = some ? 1 / norm : zero;
     k = lanes_at(at.group + k0) * inverse;
     loose = (some | (lanes_at(at.group + k0) == zero)) & (lanes_at(at.low + k0) == zero);
@@ -46,7 +46,7 @@ class SolvedColumns {
     projection = slope = denominator = weight = Vector{};
     for (int64_t c = 0; c < C; ++c) {
       const Vector u = x[c] * inverse, d = D[c], s = u / (d + k + kappa);
-      projection += s * y[c];
+      projection += x[c] == Vector{} ? Vector{} : s * y[c];  // whatever y is there
       slope += s * u * d, denominator += s * u * (d + kappa), weight += s * u;
     }
   }
@@ -54,7 +54,7 @@ class SolvedColumns {
   void solve(const Vector& kappa, const Vector& lift, const Mask& moving) {
     Vector projection, slope, denominator, weight;
     const Vector zero{};
-    for (int64_t c = 0; c < C; ++c) y[c] += lift * x[c];
+    for (int64_t c = 0; c < C; ++c) y[c] += x[c] == zero ? zero : lift * x[c];
     sums(kappa, projection, slope, denominator, weight);
     const Vector along = k == zero ? zero : k * projection / denominator * inverse;
     const Mask free = moving & loose;
@@ -73,7 +73,7 @@ class SolvedColumns {
     const Vector zero{};
     sign = product = zero;
     for (int64_t c = 0; c < C; ++c) {
-      sign += x[c] > zero ? y[c] : (x[c] < zero ? -y[c] : zero);
+      sign += signed_like(x[c], y[c]);
       product += x[c] * y[c];
     }
   }
@@ -95,13 +95,13 @@ void write_long(const ProxBackwardArgs<Real>& a, int64_t offset, const Levels<Re
   double square[1], sums[2];
   sum_blocks<Real>(a.C, square, [=](int64_t c, Real(&q)[1]) { q[0] = x[c] * x[c]; });
   const bool some = std::any_of(x, x + a.C, [](Real u) { return u != 0; });
-  if (some && !is_regular(Real(square[0])))
+  if (some && !in_range<Real>(Real(square[0])))
     return static_cast<void>(write_irregular(a, offset, at, 0, Coupling{}));
   const Real inverse = some ? static_cast<Real>(1 / std::sqrt(square[0])) : Real(0);
   const Real k = group * inverse;
   sum_blocks<Real>(a.C, sums, [=](int64_t c, Real(&q)[2]) {
     const Real u = x[c] * inverse, s = u / (D(c) + k);
-    q[0] = s * b[c], q[1] = s * u * D(c);
+    q[0] = u == 0 ? Real(0) : s * b[c], q[1] = s * u * D(c);
   });
   const Real along = k == 0 ? Real(0) : static_cast<Real>(k * sums[0] / sums[1]) * inverse;
   const bool free = (some || group == 0) && at.low[0] == 0;

@@ -36,8 +36,8 @@ struct Roots {
     const Vector excess = norm - level;
     const Mask safe = level > kLeastStrength<Real>;
     const Mask some = (level != zero) & ~(safe & (excess <= -near));
-    const Mask regular = safe & (square > kLeastSquare<Real>)&(square < most) &
-                         (square < most * level * level) & (excess > zero) & (excess >= near);
+    const Mask regular = safe & in_range<Real>(square) & (square < most * level * level) &
+                         (excess > zero) & (excess >= near);
     open = some & regular, irregular = some & ~regular;
     least = excess / largest;
     r = level == zero ? zero + 1 : zero;

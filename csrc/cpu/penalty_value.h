@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "metric_prox.h"
+#include "uniform_prox.h"
 
 SPARSEDIS_BEGIN
 
@@ -121,15 +121,15 @@ void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) {
     const Real norm = std::sqrt(sums.square[k]);
-    const Real slope = (norm > 0 ? at.group[k] / norm : Real(0)) + at.ridge[k];
+    const Real slope = at.group[k] / norm + at.ridge[k];
     l1[k] = Real(a.grad) * at.l1[k];
-    radial[k] = Real(a.grad) * (slope + (coupled ? Real(coupled[k]) : Real(0)));
+    const Real radial_slope = slope + (coupled ? Real(coupled[k]) : Real(0));
+    radial[k] = norm > 0 ? Real(a.grad) * radial_slope : Real(0);
   }
   const auto slope = [&](const auto& of_entries, const auto&, auto& x) {
     std::decay_t<decltype(x)> along{}, scale{};
-    const std::decay_t<decltype(x)> zero{};
     of_entries(l1, along), of_entries(radial, scale);
-    x = (x > zero ? along : (x < zero ? -along : zero)) + scale * x;
+    x = signed_like(x, along) + scale * x;
   };
   if (a.grad_w) map_entries(w, groups, all.layout, slope, a.grad_w + index * a.C);
   const auto write = [&](Real* out, double scale, auto value) {

@@ -1,5 +1,5 @@
-// The prox over (T, M, C) arrays: tasks in parallel, or slabs of features where
-// the shared level couples the tasks.
+// The prox over (T, M, C) arrays: by ranges of groups, or where the shared level couples the tasks
+// in two passes over blocks of them, and else by slabs of features.
 #pragma once
 
 #include <algorithm>

@@ -23,7 +23,7 @@ void write_singles(const ProxBackwardArgs<Real>& a, int64_t index, int64_t count
 #pragma omp simd
     for (int64_t k = 0; k < count; ++k) out[index + k] = static_cast<Real>(value(k) * y[k]);
   };
-  const auto sign = [&](int64_t k) { return x[k] > 0 ? Real(1) : (x[k] < 0 ? Real(-1) : Real(0)); };
+  const auto sign = [&](int64_t k) { return signed_like(x[k], Real(1)); };
   const PenaltyArgs<Real>& p = a.penalty;
   write(a.grad_v, [&](int64_t k) { return metric ? metric[k] : Real(1); });
   write(a.grad_metric, [&](int64_t k) { return a.v[index + k] - x[k]; });

@@ -11,13 +11,21 @@ SPARSEDIS_BEGIN
 template <typename Real>
 struct Couplings {
   Buffer<Real> kappa, lift;
-  Buffer<Real> dead;  // 1 where a group that is zero stays
+  Buffer<Real> dead;           // 1 where a group that is zero stays
+  Buffer<Coupling> in_double;  // the same
 
-  explicit Couplings(int64_t M) {
+  explicit Couplings(int64_t M) : in_double(M) {
     for (Buffer<Real>* row : {&kappa, &lift, &dead})
       std::fill_n(row->reserve(M + kMostLanes), M + kMostLanes, Real(0));
+    std::fill_n(in_double.get(), M, Coupling{});
   }
-  Coupling at(int64_t m) const { return {kappa.get()[m], lift.get()[m], dead.get()[m] == 0}; }
+  void set(int64_t m, const Coupling& coupling) {
+    in_double.get()[m] = coupling;
+    kappa.get()[m] = static_cast<Real>(coupling.kappa);
+    lift.get()[m] = static_cast<Real>(coupling.lift);
+    dead.get()[m] = !coupling.feature_live;
+  }
+  const Coupling& at(int64_t m) const { return in_double.get()[m]; }
 };
 
 // Consecutive groups of a solution and the right side.
@@ -43,6 +51,11 @@ class UniformGroups {
     fetch(x, groups * a.C), fetch(b, groups * a.C);
     squares.take(x, groups, all.layout, false);
     inner_products(x, b, groups, all.layout, room.reserve(groups * a.C), product);
+    int64_t beyond = 0;
+#pragma omp simd reduction(+ : beyond)
+    for (int64_t k = 0; k < groups; ++k) beyond += !is_finite(product[k]);
+    for (int64_t k = 0; k < groups && beyond > 0; ++k)
+      if (!is_finite(product[k])) squares.take_out(k);
   }
 
   // Every gradient of the measured groups, the first of which is that of feature m of `couplings`;
@@ -121,8 +134,7 @@ class UniformGroups {
     Real *signs = room.get(), sign[kGroups];
     const Real* x = a.x + index * a.C;
 #pragma omp simd
-    for (int64_t i = 0; i < groups * a.C; ++i)
-      signs[i] = x[i] > 0 ? Real(1) : (x[i] < 0 ? Real(-1) : Real(0));
+    for (int64_t i = 0; i < groups * a.C; ++i) signs[i] = signed_like(x[i], Real(1));
     inner_products(signs, y, groups, all.layout, signs, sign);
     write(a.grad_l1, a.penalty.l1.scale, [&](int64_t k) { return sign[k]; });
   }
@@ -149,7 +161,8 @@ class UniformFeatures {
 
   void backward() {
     measure();
-    if (std::any_of(kappa.get(), kappa.get() + a.M, [](double k) { return k > 0; })) project();
+    const Real* kappa = couplings.kappa.get();
+    if (std::any_of(kappa, kappa + a.M, [](Real k) { return k > 0; })) project();
     write();
   }
 
@@ -159,7 +172,7 @@ class UniformFeatures {
   TaskBlocks blocks;
   Buffer<Real> square{a.T * a.M}, product{a.T * a.M};  // of groups; -1 where irregular
   Couplings<Real> couplings{a.M};
-  Buffer<double> theta{a.M}, kappa{a.M};
+  Buffer<double> theta{a.M};
   Buffer<double> sums{blocks.count * a.M}, others{blocks.count * a.M};
 
   // Calls body(groups, sums, others, index, count, m) for consecutive groups of a task, of which m
@@ -201,9 +214,8 @@ class UniformFeatures {
     });
     for (int64_t m = 0; m < a.M; ++m) {
       const double norm = theta.get()[m] = std::sqrt(total(sums, m));
-      kappa.get()[m] = norm > 0 ? at(a.penalty.shared, 0, m) / norm : 0.0;
-      couplings.kappa.get()[m] = static_cast<Real>(kappa.get()[m]);
-      couplings.dead.get()[m] = norm == 0 && at(a.penalty.shared, 0, m) != Real(0);
+      const double shared = at(a.penalty.shared, 0, m);
+      couplings.set(m, {norm > 0 ? shared / norm : 0.0, 0, norm > 0 || shared == 0});
     }
   }
 
@@ -213,23 +225,25 @@ class UniformFeatures {
              int64_t m) {
       const Levels<Real>& at = all.levels();
       const Real *squares = square.get() + index, *products = product.get() + index;
+      const Real* kappa = couplings.kappa.get() + m;
 #pragma omp simd
       for (int64_t k = 0; k < groups; ++k) {
         const bool some = squares[k] > 0;
         const double s = some ? static_cast<double>(squares[k]) : 1.0, d = 1.0 + at.ridge[k];
-        const double bend = at.group[k] / std::sqrt(s), shifted = d + kappa.get()[m + k];
+        const double bend = at.group[k] / std::sqrt(s), shifted = d + kappa[k];
         const double share = (1 + bend / shifted) / (shifted + bend);
         projection[k] += some ? share * products[k] : 0.0;
         denominator[k] += some ? share * s * d : 0.0;
       }
       for (int64_t k = 0; k < groups; ++k)
-        if (squares[k] < 0 && kappa.get()[m + k] > 0)
+        if (squares[k] < 0 && kappa[k] > 0)
           add_irregular(at, index, k, m, projection[k], denominator[k]);
     });
     for (int64_t m = 0; m < a.M; ++m) {
       const double denominator = total(others, m);
-      const double lift = denominator > 0 ? kappa.get()[m] * total(sums, m) / denominator : 0;
-      couplings.lift.get()[m] = static_cast<Real>(lift);
+      Coupling coupling = couplings.at(m);
+      coupling.lift = denominator > 0 ? coupling.kappa * total(sums, m) / denominator : 0;
+      couplings.set(m, coupling);
     }
   }
 

@@ -41,9 +41,9 @@ void fill(const Strength<Real>& s, int64_t M, int64_t index, int64_t count, Real
 template <typename Real>
 struct Levels {
   Real l1[kGroups] = {}, low[kGroups] = {}, group[kGroups] = {}, ridge[kGroups] = {};
-  Real rest[kGroups] = {};     // 1 / (1 + ridge), what the ridge leaves of a group
-  bool same;                   // everywhere
-  bool entries, groups, tiny;  // thresholded by entries, by groups; by next to nothing
+  Real rest[kGroups] = {};  // 1 / (1 + ridge), what the ridge leaves of a group
+  bool same;                // everywhere
+  bool entries, groups;     // thresholded by entries, by groups
 
   void load(const PenaltyArgs<Real>& p, int64_t M, int64_t C, int64_t index, int64_t count) {
     fill(p.l1, M, index, count, l1);
@@ -51,16 +51,15 @@ struct Levels {
     fill(p.ridge, M, index, count, ridge);
     using E = Eight<Real>;
     const typename E::Vector zero{}, lowest = zero - std::numeric_limits<Real>::infinity();
-    typename E::Mask some{}, grouped{}, faint{};
+    typename E::Mask some{}, grouped{};
     for (int64_t k = 0; k < count; k += 8) {
       typename E::Vector &high = E::at(l1 + k), &level = E::at(group + k);
       if (C == 1) high += level, level = zero;  // an entry has both thresholds at once
       E::at(low + k) = p.nonneg ? lowest : -high;
       E::at(rest + k) = 1 / (1 + E::at(ridge + k));
       some |= high > zero, grouped |= level > zero;
-      faint |= (level > zero) & (level < kLeastStrength<Real>);
     }
-    entries = p.nonneg || any_lane(some), groups = any_lane(grouped), tiny = any_lane(faint);
+    entries = p.nonneg || any_lane(some), groups = any_lane(grouped);
   }
 };
 
@@ -80,21 +79,27 @@ Real shrunk(Real x, Real low, Real high) {
 }
 
 // Adds the squares of entries [from, to) of ST(v, l1), from a whole block on.
-template <bool entries, typename Sum, typename Real>
+template <bool entries, typename Real>
 void add_long_squares(const Real* v, int64_t from, int64_t to, Real low, Real high,
                       double (&total)[1]) {
-  add_blocks<Sum>(from, to, total, [=](int64_t c, Sum(&q)[1]) {
-    const Sum u = shrunk<entries>(v[c], low, high);
+  add_blocks<Real>(from, to, total, [=](int64_t c, Real(&q)[1]) {
+    const Real u = shrunk<entries>(v[c], low, high);
     q[0] = u * u;
   });
 }
 
-// ||ST(v, l1)||^2 of one group.
-template <bool entries, typename Sum, typename Real>
-double long_square_norm(const Real* v, int64_t C, Real low, Real high) {
-  double total[1] = {};
-  add_long_squares<entries, Sum>(v, 0, C, low, high, total);
-  return total[0];
+// ||ST(v, l1)|| of one group in double, whatever the range of its squares.
+template <bool entries, typename Real>
+double careful_norm(const Real* v, int64_t C, Real low, Real high) {
+  double most = 0, sum = 0;
+  for (int64_t c = 0; c < C; ++c)
+    most = std::max(most, std::fabs(static_cast<double>(shrunk<entries>(v[c], low, high))));
+  const double scale = most > 0 && most <= std::numeric_limits<Real>::max() ? most : 1.0;
+  for (int64_t c = 0; c < C; ++c) {
+    const double u = shrunk<entries>(v[c], low, high) / scale;
+    sum += u * u;
+  }
+  return scale * std::sqrt(sum);
 }
 
 // ||ST(v, l1)|| of consecutive groups.
@@ -102,11 +107,12 @@ template <bool entries, typename Real>
 void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<Real>& layout,
            Real* norm) {
   const int64_t C = layout.C;
-  const auto one =
-      at.tiny ? long_square_norm<entries, double, Real> : long_square_norm<entries, Real, Real>;
-  if (at.tiny || C >= kLongGroup) {
-    for (int64_t k = 0; k < groups; ++k)
-      norm[k] = static_cast<Real>(std::sqrt(one(v + k * C, C, at.low[k], at.l1[k])));
+  if (C >= kLongGroup) {
+    for (int64_t k = 0; k < groups; ++k) {
+      double square[1] = {};
+      add_long_squares<entries>(v + k * C, 0, C, at.low[k], at.l1[k], square);
+      norm[k] = static_cast<Real>(std::sqrt(square[0]));
+    }
     return;
   }
   const auto square = [&at](const auto& of_entries, auto& x) {
@@ -118,7 +124,7 @@ void norms(const Real* v, int64_t groups, const Levels<Real>& at, const Layout<R
   for (int64_t k = 0; k < groups; ++k) norm[k] = std::sqrt(norm[k]);
 }
 
-// x = factor ST(v, l1) of eight groups at once, as `square_norms`; x may be v.
+// x = factor ST(v, l1) of eight groups at once; x may be v.
 template <bool entries, typename Real>
 void scale_eight(const Real* v, const Levels<Real>& at, int64_t k0, const Layout<Real>& layout,
                  const Real* factor, Real* x) {
@@ -200,41 +206,44 @@ Real kept(Real norm, Real group) {
   return group == 0 ? Real(1) : share;
 }
 
-// Whether some norm is so near its level that rounding of the sum may decide.
+// Whether a sum in `Real` may say too little of a norm: near its level rounding decides, beyond
+// the range nothing is left of it, and below a level of next to nothing neither.
 template <typename Real>
-bool is_near(Real norm, Real level) {
-  return std::fabs(norm - level) < kNear<Real> * level;
+bool is_unsure(Real norm, Real level) {
+  const bool faint = (level > 0) & (level < kLeastStrength<Real>);
+  return (std::fabs(norm - level) < kNear<Real> * level) | faint | !is_finite(norm);
 }
 template <typename Real>
-bool any_near(const Real* norm, const Real* level, int64_t groups) {
+bool any_unsure(const Real* norm, const Real* level, int64_t groups) {
   int any = 0;
 #pragma omp simd reduction(| : any)
-  for (int64_t k = 0; k < groups; ++k) any |= is_near(norm[k], level[k]);
+  for (int64_t k = 0; k < groups; ++k) any |= is_unsure(norm[k], level[k]);
   return any != 0;
 }
 
-// The same of consecutive groups of C, by their norms, or by sums in double where these are near.
+// The same of consecutive groups of C, by their norms; those that are not sure, or all of them, are
+// taken in double first.
 template <bool entries, typename Real>
 void shares(const Real* v, int64_t C, const Levels<Real>& at, int64_t k0, int64_t groups,
-            const Real* norm, Real* share) {
+            bool all_unsure, Real* norm, Real* share) {
   const Real* level = at.group + k0;
 #pragma omp simd
   for (int64_t k = 0; k < groups; ++k) share[k] = kept(norm[k], level[k]);
-  if (!any_near(norm, level, groups)) return;
+  if (!all_unsure && !any_unsure(norm, level, groups)) return;
   for (int64_t k = 0; k < groups; ++k) {
-    if (!is_near(norm[k], level[k])) continue;
-    const double square =
-        long_square_norm<entries, double>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k]);
-    share[k] = static_cast<Real>(kept<double>(std::sqrt(square), level[k]));
+    if (!all_unsure && !is_unsure(norm[k], level[k])) continue;
+    const double exact = careful_norm<entries>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k]);
+    norm[k] = static_cast<Real>(exact);
+    share[k] = static_cast<Real>(kept<double>(exact, level[k]));
   }
 }
 
 // The prox of groups by their norms, one by one: rare, so it must not cost registers elsewhere.
 template <bool entries, typename Real>
 __attribute__((noinline)) void prox_each(const Real* v, int64_t C, const Levels<Real>& at,
-                                         int64_t k0, int64_t groups, const Real* norm, Real* x) {
+                                         int64_t k0, int64_t groups, Real* norm, Real* x) {
   Real share[kGroups];
-  shares<entries>(v, C, at, k0, groups, norm, share);
+  shares<entries>(v, C, at, k0, groups, false, norm, share);
   for (int64_t k = 0; k < groups; ++k)
     scale_one<entries>(v + k * C, C, at.low[k0 + k], at.l1[k0 + k], share[k] * at.rest[k0 + k],
                        x + k * C);
@@ -246,13 +255,12 @@ template <bool entries, typename Real>
 void prox_longs(const Real* v, int64_t groups, int64_t C, const Levels<Real>& at, Real* x) {
   double square[1] = {};
   const auto add = [&](int64_t k, int64_t from, int64_t to) {
-    add_long_squares<entries, Real>(v + k * C, from, to, at.low[k], at.l1[k], square);
+    add_long_squares<entries>(v + k * C, from, to, at.low[k], at.l1[k], square);
   };
   add(0, 0, C);
   for (int64_t k = 0; k < groups; ++k) {
-    const Real norm = static_cast<Real>(std::sqrt(square[0]));
-    Real share;
-    shares<entries>(v + k * C, C, at, k, 1, &norm, &share);
+    Real norm = static_cast<Real>(std::sqrt(square[0])), share;
+    shares<entries>(v + k * C, C, at, k, 1, false, &norm, &share);
     square[0] = 0;
     for (int64_t from = 0; from < C; from += kSumBlock<Real>) {
       const int64_t first = k * C + from, to = std::min(C, from + kSumBlock<Real>);
@@ -282,7 +290,8 @@ inline void prox_short(const Real* v, const Levels<Real>& at, int64_t k0, Real* 
   Short::sum(squares, Short::at(norm));
 #pragma omp simd
   for (int64_t k = 0; k < lanes; ++k) norm[k] = std::sqrt(norm[k]);
-  if (any_near(norm, at.group + k0, lanes)) return prox_each<entries>(v, C, at, k0, lanes, norm, x);
+  if (any_unsure(norm, at.group + k0, lanes))
+    return prox_each<entries>(v, C, at, k0, lanes, norm, x);
 #pragma omp simd
   for (int64_t k = 0; k < lanes; ++k) factor[k] = kept(norm[k], at.group[k0 + k]) * at.rest[k0 + k];
   Short::for_each_vector([&](auto i) {
@@ -367,11 +376,16 @@ struct Groups {
   Layout<Real> layout;
   Levels<Real> levels;
   int64_t step;
+  bool faint_features = false;  // the shared level compares norms with next to nothing
 
   explicit Groups(const ProxArgs<Real>& args) : Groups(args, groups_of(args.C)) {}
   Groups(const ProxArgs<Real>& args, int64_t step) : a(args), layout(args.C), step(step) {
     levels.same = !a.penalty.l1.data && !a.penalty.group.data && !a.penalty.ridge.data;
     if (levels.same && a.M > 0) levels.load(a.penalty, a.M, a.C, 0, step);
+    for (int64_t m = 0; m < a.M && present(a.penalty.shared); ++m) {
+      const Real level = static_cast<Real>(at(a.penalty.shared, 0, m));
+      faint_features |= (level > 0) & (level < kLeastStrength<Real>);
+    }
   }
 
   // Calls body(index, groups) for the groups [begin, end), a few at a time.
@@ -392,13 +406,12 @@ struct Groups {
   void norms_and_shares(int64_t index, int64_t groups, Real* norm, Real* share) const {
     const Real* v = a.v + index * a.C;
     norms(index, groups, norm);
-    if (!levels.groups) return static_cast<void>(std::fill_n(share, groups, Real(1)));
-    levels.entries ? shares<true>(v, a.C, levels, 0, groups, norm, share)
-                   : shares<false>(v, a.C, levels, 0, groups, norm, share);
+    levels.entries ? shares<true>(v, a.C, levels, 0, groups, faint_features, norm, share)
+                   : shares<false>(v, a.C, levels, 0, groups, faint_features, norm, share);
   }
   void prox(int64_t index, int64_t groups) const {
     if (a.C == 1) return prox_entries(a.v + index, groups, a.x + index);
-    if (levels.groups && !levels.tiny && prox_at_once(index, groups)) return;
+    if (levels.groups && prox_at_once(index, groups)) return;
     Real norm[kGroups], factor[kGroups];
     std::fill_n(factor, groups, Real(1));
     if (levels.groups) norms_and_shares(index, groups, norm, factor);

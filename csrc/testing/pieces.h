@@ -46,8 +46,8 @@ inline double root_of(const Doubles& u, const Doubles& diagonal, double c) {
 }
 
 inline std::vector<double> radial_of(int64_t kind, double r, double lam, double eta, double shape) {
-  Radial s{};
-  with_kind(kind, [&](auto constant) { s = radial<constant>(r, lam, eta, shape); });
+  Radial<false> s{};
+  with_kind(kind, [&](auto constant) { s = radial<constant, false>(r, lam, eta, shape); });
   return {s.scale, s.radius, s.strength, s.step, s.shape};
 }
 

@@ -186,7 +186,8 @@ def test_ours_is_never_the_reference(op, monkeypatch):
     monkeypatch.setattr(backends, "CPU_LIBRARY", backends.Library(None, "_C.so was not built"))
     case = next(measure.cases([op], "cpu", quick=True))
     rows = rows_of(case)
-    assert (rows["ours"].status, rows["ours"].note) == ("skipped", "cpu: _C.so was not built")
+    assert rows["ours"].status == "skipped"
+    assert rows["ours"].note.startswith("cpu: _C.so was not built; ")
 
 
 def test_backward_is_the_gradient_alone():
