@@ -81,7 +81,7 @@ struct Eight {
   }
 };
 
-// u with the sign of w, or 0 where w has none: numbers or vectors of them.
+// u with the sign of w, or 0 where w has none: numbers, or vectors that a register holds.
 template <typename Number>
 inline Number signed_like(const Number& w, const Number& u) {
   const Number zero{};

@@ -261,20 +261,24 @@ template <typename Real>
 void inner_products(const Real* v, const Real* w, int64_t groups, const Layout<Real>& layout,
                     Real* room, Real* out) {
   const int64_t C = layout.C;
-  const auto product = [](const auto& x, const auto& u) {
+  const auto multiply = [](const auto& x, const auto& u, auto& out) {
     const std::decay_t<decltype(x)> zero{};
-    return x != zero ? x * u : zero;
+    out = x != zero ? x * u : zero;
   };
   if (C < kLongGroup) {
     using E = Eight<Real>;
     int64_t i = 0;
-    for (; i + 8 <= groups * C; i += 8) E::at(room + i) = product(E::at(v + i), E::at(w + i));
-    for (; i < groups * C; ++i) room[i] = product(v[i], w[i]);
+    for (; i + 8 <= groups * C; i += 8) multiply(E::at(v + i), E::at(w + i), E::at(room + i));
+    for (; i < groups * C; ++i) multiply(v[i], w[i], room[i]);
     return group_sums(room, groups, layout, [](const auto&, auto&) {}, out);
   }
   for (int64_t k = 0; k < groups; ++k) {
     const Real *left = v + k * C, *right = w + k * C;
-    out[k] = long_sum<Real>(C, [=](int64_t c) { return product(left[c], right[c]); });
+    out[k] = long_sum<Real>(C, [=](int64_t c) {
+      Real product;
+      multiply(left[c], right[c], product);
+      return product;
+    });
   }
 }
 

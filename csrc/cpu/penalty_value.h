@@ -128,8 +128,9 @@ void penalty_value_backward_groups(const PenaltyValueArgs<Real>& a, const Groups
   }
   const auto slope = [&](const auto& of_entries, const auto&, auto& x) {
     std::decay_t<decltype(x)> along{}, scale{};
+    const std::decay_t<decltype(x)> zero{};
     of_entries(l1, along), of_entries(radial, scale);
-    x = signed_like(x, along) + scale * x;
+    x = (x > zero ? along : (x < zero ? -along : zero)) + scale * x;
   };
   if (a.grad_w) map_entries(w, groups, all.layout, slope, a.grad_w + index * a.C);
   const auto write = [&](Real* out, double scale, auto value) {
