@@ -55,7 +55,8 @@ struct ProxBackwardArgs {
   int64_t T, M, C;
   const Real *grad, *x, *v, *metric;
   PenaltyArgs<Real> penalty;
-  // Outputs, null where not asked for. Strengths are (T, M), shared is (M).
+  // Outputs, null where not asked for, and that of the metric where there is none. Strengths are
+  // (T, M), shared is (M).
   Real *grad_v, *grad_l1, *grad_group, *grad_shared, *grad_ridge, *grad_metric;
 };
 
