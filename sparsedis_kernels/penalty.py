@@ -129,7 +129,7 @@ class Penalty:
 
         Args:
             op: name of the calling op, for error messages.
-            shape: (T, M), to which every tensor strength is expanded without a copy.
+            shape: starts with T, M, to which every tensor strength is expanded without a copy.
             like: a tensor on whose device, and in the dtype of whose sums, the strengths are.
             step: step size that multiplies every level.
 
@@ -146,7 +146,7 @@ class Penalty:
         values = (self.l1, self.group, self.shared, self.ridge)
         pairs = [_times(_as(like, value), step) for value in values]
         l1, group, shared, ridge = (
-            None if tensor is None else _expand(op, level, tensor, tuple(shape))
+            None if tensor is None else _expand(op, level, tensor, tuple(shape[:2]))
             for level, (tensor, _) in zip(LEVELS, pairs, strict=True)
         )
         return Strengths(l1, group, shared, ridge, [scale for _, scale in pairs], self.nonneg)

@@ -128,7 +128,7 @@ def prox_(
         RuntimeError: `v` requires a gradient and grad mode is on.
         ValueError, TypeError: as `prox`.
     """
-    if torch.is_grad_enabled() and v.requires_grad:
+    if v.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("prox_: v requires a gradient; use prox, or torch.no_grad()")
     ns, wide, *rest = _arguments("prox_", v, penalty, step, metric, backend)
     raw(ns, "prox_")(wide, *rest)
@@ -147,6 +147,6 @@ def _arguments(
         _check.same_shape(op, "metric", metric, "v", tuple(v.shape))
     ns = backends.namespace(op, v.device, backend)
     wide = _check.prepared(ns, op, v)
-    numbers = penalty.strengths(op, v.shape[:2], v, step)
+    l1, group, shared, ridge, scale, nonneg = penalty.strengths(op, v.shape, v, step)
     metric = None if metric is None else metric.to(arrays.accumulated(v.dtype))
-    return ns, wide, *numbers.tensors, metric, numbers.scale, numbers.nonneg
+    return ns, wide, l1, group, shared, ridge, metric, scale, nonneg

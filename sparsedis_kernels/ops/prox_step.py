@@ -179,6 +179,6 @@ def _step(
 
 def _levels(op: str, weights: Sequence[Tensor], penalty: Penalty, lr: float) -> tuple[Any, ...]:
     """Strengths of every weight as four lists, scale and nonneg, scaled by lr."""
-    all_strengths = [penalty.strengths(op, w.shape[:2], w, lr) for w in weights]
+    all_strengths = [penalty.strengths(op, w.shape, w, lr) for w in weights]
     lists = ([s[k] for s in all_strengths if s[k] is not None] for k in range(4))
     return *lists, all_strengths[0].scale, penalty.nonneg
