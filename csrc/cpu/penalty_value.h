@@ -8,16 +8,21 @@
 
 SPARSEDIS_BEGIN
 
-// Calls body(block, all, index, groups, m) for consecutive groups of blocks of tasks, `by_task` of
-// one task at a time, of which m is the first feature.
+// Blocks of tasks, or of groups, which are as many tasks of one feature.
+template <typename Real>
+TaskBlocks blocks_of(const PenaltyValueArgs<Real>& a, bool by_task) {
+  return by_task ? TaskBlocks(a.T, a.M * a.C) : TaskBlocks(a.T * a.M, a.C);
+}
+
+// Calls body(block, all, index, groups, m) for consecutive groups of such blocks, `by_task` of one
+// task at a time, of which m is the first feature.
 template <typename Real, typename F>
-void for_each_groups(const PenaltyValueArgs<Real>& a, const TaskBlocks& blocks, bool by_task,
-                     ParallelFor run, F body) {
+void for_each_groups(const PenaltyValueArgs<Real>& a, bool by_task, ParallelFor run, F body) {
   const ProxArgs<Real> args{a.T, a.M, a.C, a.w, nullptr, a.penalty, nullptr};
-  blocks.for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
+  blocks_of(a, by_task).for_each(run, [&](int64_t b, int64_t begin, int64_t end) {
     Groups<Real> all(args);
-    const int64_t row = by_task ? a.M : (end - begin) * a.M;
-    for (int64_t first = begin * a.M; first < end * a.M; first += row)
+    const int64_t unit = by_task ? a.M : 1, row = by_task ? a.M : end - begin;
+    for (int64_t first = begin * unit; first < end * unit; first += row)
       all.for_each(first, first + row,
                    [&](int64_t i, int64_t groups) { body(b, all, i, groups, i - first); });
   });
@@ -54,11 +59,11 @@ double groups_value(const Groups<Real>& all, int64_t index, int64_t groups, doub
 // penalty without the shared level. Blocks are added in order, whatever the number of threads.
 template <typename Real>
 double tasks_value(const PenaltyValueArgs<Real>& a, ParallelFor run, double* squares) {
-  const TaskBlocks blocks(a.T, a.M * a.C);
+  const TaskBlocks blocks = blocks_of(a, squares != nullptr);
   Buffer<double> value(blocks.count), of_features(squares ? blocks.count * a.M : 0);
   std::fill_n(value.get(), blocks.count, 0.0);
   if (squares) std::fill_n(of_features.get(), blocks.count * a.M, 0.0);
-  for_each_groups(a, blocks, squares != nullptr, run,
+  for_each_groups(a, squares != nullptr, run,
                   [&](int64_t b, const auto& all, int64_t i, int64_t groups, int64_t m) {
                     double* sums = squares ? of_features.get() + b * a.M + m : nullptr;
                     value.get()[b] += groups_value(all, i, groups, sums);
@@ -158,7 +163,7 @@ void penalty_value_backward(const PenaltyValueArgs<Real>& a, ParallelFor run) {
     if (shared) coupled.get()[m] = norm > 0 ? at(a.penalty.shared, 0, m) / norm : 0.0;
     if (a.grad_shared) a.grad_shared[m] = static_cast<Real>(a.grad * a.penalty.shared.scale * norm);
   }
-  for_each_groups(a, TaskBlocks(a.T, a.M * a.C), shared, run,
+  for_each_groups(a, shared, run,
                   [&](int64_t, const auto& all, int64_t i, int64_t groups, int64_t m) {
                     const double* of_groups = shared ? coupled.get() + m : nullptr;
                     penalty_value_backward_groups(a, all, i, groups, norms.get(), of_groups);
