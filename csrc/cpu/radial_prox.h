@@ -29,7 +29,10 @@ class RadialGroups {
     const Real *v = a.v + index * a.C, *grad = a.grad + index * a.C;
     Real of_strength[kGroups], of_step[kGroups], of_shape[kGroups];
     fetch(grad, groups * a.C);
-    load_along(v, grad, groups);
+    if constexpr (kind == kL0)
+      std::fill_n(along, kGroups, 0.0);  // nothing depends on the radius
+    else
+      load_along(v, grad, groups);
     each(groups, [&](int64_t k, const Radial<true>& s) {
       const Vector zero{}, product = lanes_at(along + k);
       round(s.scale, factor + k);
