@@ -261,9 +261,9 @@ template <typename Real>
 void inner_products(const Real* v, const Real* w, int64_t groups, const Layout<Real>& layout,
                     Real* room, Real* out) {
   const int64_t C = layout.C;
-  const auto multiply = [](const auto& x, const auto& u, auto& out) {
+  const auto multiply = [](const auto& x, const auto& u, auto& product) {
     const std::decay_t<decltype(x)> zero{};
-    out = x != zero ? x * u : zero;
+    product = x != zero ? x * u : zero;
   };
   if (C < kLongGroup) {
     using E = Eight<Real>;

@@ -221,8 +221,8 @@ bool any_unsure(const Real* norm, const Real* level, int64_t groups) {
   return any != 0;
 }
 
-// The same of consecutive groups of C, by their norms; those that are not sure, or all of them, are
-// taken in double first.
+// What is left of consecutive groups of C, by their norms; those that are not sure, or all of them,
+// are taken in double first.
 template <bool entries, typename Real>
 void shares(const Real* v, int64_t C, const Levels<Real>& at, int64_t k0, int64_t groups,
             bool all_unsure, Real* norm, Real* share) {
