@@ -101,8 +101,7 @@ def feature_usage(
         TypeError: `weight` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
-    _check.axes("feature_usage", "weight", weight, "(T, M, C)", 3)
-    _check.floating("feature_usage", "weight", weight)
+    _check.weights("feature_usage", "weight", weight)
     if not floor >= 0:
         raise ValueError(f"feature_usage: floor must be >= 0, got {floor}")
     ns = backends.namespace("feature_usage", weight.device, backend)

@@ -204,7 +204,7 @@ def prox_linf(
     Raises:
         ValueError, TypeError, RuntimeError: as `prox_mcp`.
     """
-    _check_weights("prox_linf", v)
+    _check.weights("prox_linf", "v", v)
     if metric is not None:
         _check.same_shape("prox_linf", "metric", metric, "v", tuple(v.shape))
         metric = metric.to(arrays.accumulated(v.dtype))
@@ -212,11 +212,6 @@ def prox_linf(
     level = level * _check.per_group("prox_linf", "step", step, v)
     ns = backends.namespace("prox_linf", v.device, backend)
     return call(_LinfProx, ns, _check.prepared(ns, "prox_linf", v), level, metric).to(v.dtype)
-
-
-def _check_weights(op: str, v: Tensor) -> None:
-    _check.axes(op, "v", v, "(T, M, C)", 3)
-    _check.floating(op, "v", v)
 
 
 def _check_above(
@@ -231,7 +226,7 @@ def _radial(
     op: str, v: Tensor, strength: float | Tensor, step: float | Tensor,
     shape: tuple[str, float | Tensor], kind: int, backend: str | None,
 ) -> Tensor:  # fmt: skip
-    _check_weights(op, v)
+    _check.weights(op, "v", v)
     values = (("strength", strength), ("step", step), shape)
     expanded = [_check.per_group(op, name, value, v) for name, value in values]
     ns = backends.namespace(op, v.device, backend)

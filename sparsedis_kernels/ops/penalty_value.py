@@ -74,8 +74,7 @@ def penalty_value(weight: Tensor, penalty: Penalty, *, backend: str | None = Non
         TypeError: `weight` is not floating.
         RuntimeError: `backend` cannot serve the tensor's device, or a second derivative is taken.
     """
-    _check.axes("penalty_value", "weight", weight, "(T, M, C)", 3)
-    _check.floating("penalty_value", "weight", weight)
+    _check.weights("penalty_value", "weight", weight)
     wide = arrays.widened(weight)
     n = penalty.strengths("penalty_value", (weight.shape[0], weight.shape[1]), wide)
     ns = backends.namespace("penalty_value", weight.device, backend)

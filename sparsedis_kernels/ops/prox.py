@@ -139,8 +139,7 @@ def _arguments(
     op: str, v: Tensor, penalty: Penalty, step: float | Tensor, metric: Tensor | None,
     backend: str | None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    _check.axes(op, "v", v, "(T, M, C)", 3)
-    _check.floating(op, "v", v)
+    _check.weights(op, "v", v)
     if not isinstance(step, Tensor) and not step >= 0:
         raise ValueError(f"{op}: step must be >= 0, got {step}")
     if metric is not None:

@@ -157,8 +157,7 @@ def _check_lists(
 
 
 def _refuse(op: str, i: int, w: Tensor, others: dict[str, Sequence[Tensor]]) -> None:
-    _check.axes(op, f"weights[{i}]", w, "(T, M, C)", 3)
-    _check.floating(op, f"weights[{i}]", w)
+    _check.weights(op, f"weights[{i}]", w)
     for name, tensors in others.items():
         _check.same_shape(op, f"{name}[{i}]", tensors[i], f"weights[{i}]", tuple(w.shape))
 
