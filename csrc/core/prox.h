@@ -37,8 +37,7 @@ inline double threshold_group(const Group<Real>& g, Real* u) {
 
 // y with (D theta + shared) y + group y/||y|| = u; `y` holds u on entry. Returns ||y||^2.
 template <typename Real>
-inline double solve_group(const Group<Real>& g, double norm, double theta,
-                                       double shared, Real* y) {
+inline double solve_group(const Group<Real>& g, double norm, double theta, double shared, Real* y) {
   double r = 0;
   const bool uniform = g.metric == nullptr || g.C == 1;
   if (uniform) {
@@ -63,8 +62,8 @@ inline double solve_group(const Group<Real>& g, double norm, double theta,
 // ||y||^2 in theta, up to the factor -2. The Sherman-Morrison denominator 1 - k yh' (e+k)^-1 yh is
 // written as yh' e/(e+k) yh, which cancels nothing.
 template <typename Real>
-inline double feature_slope(const Group<Real>& g, const Real* y, double norm2,
-                                         double theta, double shared) {
+inline double feature_slope(const Group<Real>& g, const Real* y, double norm2, double theta,
+                            double shared) {
   if (norm2 == 0) return 0;
   const double k = g.group / std::sqrt(norm2);
   double s1 = 0, s2 = 0, s3 = 0;

@@ -20,8 +20,8 @@ struct SolvedGroup {
 };
 
 template <typename Real>
-inline SolvedGroup<Real> solved_group(const Group<Real>& g, const Real* x,
-                                                   double kappa, bool feature_live) {
+inline SolvedGroup<Real> solved_group(const Group<Real>& g, const Real* x, double kappa,
+                                      bool feature_live) {
   const double norm = std::sqrt(sum_of_squares(x, g.C));
   const bool live = norm > 0 || norm != norm || (g.group == Real(0) && feature_live);
   return {g, x, norm, norm > 0 ? 1 / norm : norm, kappa, live};
@@ -60,8 +60,7 @@ struct FeatureSums {
 };
 
 template <typename Real>
-inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const Real* grad,
-                                             double theta) {
+inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const Real* grad, double theta) {
   if (s.norm == 0) return {0, 0};
   const GroupSums sums = group_sums(s, grad);
   const double k = s.g.group * s.inverse_norm, share = s.norm / theta;
@@ -78,7 +77,7 @@ inline FeatureSums feature_sums(const SolvedGroup<Real>& s, const Real* grad,
 // y = B^-1 (grad + lift Xh) on the support, 0 off it; `lift` carries the feature's rank-one term.
 template <typename Real>
 inline void solve_group_backward(const SolvedGroup<Real>& s, const Real* grad,
-                                              double lift_over_theta, Real* y) {
+                                 double lift_over_theta, Real* y) {
   if (!s.live) {
     for (int64_t c = 0; c < s.g.C; ++c) y[c] = 0;
     return;

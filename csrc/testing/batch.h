@@ -37,12 +37,11 @@ py::dict prox_backward(const Array<Real>& grad, const Array<Real>& x, const Arra
               shared = make<Real>({M}), ridge = make<Real>({T, M}), d = make<Real>({T, M, C});
   const bool coupled = levels.contains("shared");
   const Real* of_metric = data(metric);
-  table<Real>().prox_backward(
-      {T, M, C, grad.data(), x.data(), v.data(), of_metric, penalty<Real>(levels),
-       grad_v.mutable_data(), l1.mutable_data(), group.mutable_data(),
-       coupled ? shared.mutable_data() : nullptr, ridge.mutable_data(),
-       of_metric ? d.mutable_data() : nullptr},
-      run);
+  table<Real>().prox_backward({T, M, C, grad.data(), x.data(), v.data(), of_metric,
+                               penalty<Real>(levels), grad_v.mutable_data(), l1.mutable_data(),
+                               group.mutable_data(), coupled ? shared.mutable_data() : nullptr,
+                               ridge.mutable_data(), of_metric ? d.mutable_data() : nullptr},
+                              run);
   py::dict grads;
   grads["v"] = grad_v, grads["l1"] = l1, grads["group"] = group, grads["ridge"] = ridge;
   if (of_metric) grads["metric"] = d;
