@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Penalty:
     nonneg: bool = False
     sharing: float | Tensor = 0.0
     # The strengths of Omega, unless one is a tensor; derived.
-    _numbers: ClassVar[tuple[float, ...] | None] = None
+    _numbers: tuple[float, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.sharing, Tensor) and self.sharing.dim() != 0:

@@ -24,11 +24,6 @@ constexpr Real kLeastSquare = sizeof(Real) == 4 ? Real(1e-26) : Real(1e-240);
 template <typename Real>
 constexpr Real kMostSquare = sizeof(Real) == 4 ? Real(1e26) : Real(1e240);
 
-template <typename Real>
-bool is_finite(Real x) {
-  return std::fabs(x) <= std::numeric_limits<Real>::max();
-}
-
 // Whether a square, or which of them, is within.
 template <typename Real, typename Squares>
 auto in_range(const Squares& square) {

@@ -99,9 +99,10 @@ class RadialGroups {
     int64_t beyond = 0;
     inner_products(v, grad, groups, layout, buffer.reserve(groups * a.C), product);
 #pragma omp simd reduction(+ : beyond)
-    for (int64_t k = 0; k < groups; ++k) along[k] = product[k], beyond += !is_finite(product[k]);
+    for (int64_t k = 0; k < groups; ++k)
+      along[k] = product[k], beyond += !std::isfinite(product[k]);
     for (int64_t k = 0; k < groups && beyond > 0; ++k)
-      if (!is_finite(product[k])) along[k] = dot<double>(v + k * a.C, grad + k * a.C, a.C);
+      if (!std::isfinite(product[k])) along[k] = dot<double>(v + k * a.C, grad + k * a.C, a.C);
   }
   bool is_unsure(int64_t k) const {
     return !(norm[k] > kLeastStrength<Real> && norm[k] < 1 / kLeastStrength<Real>) |

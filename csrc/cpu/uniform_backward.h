@@ -53,9 +53,9 @@ class UniformGroups {
     inner_products(x, b, groups, all.layout, room.reserve(groups * a.C), product);
     int64_t beyond = 0;
 #pragma omp simd reduction(+ : beyond)
-    for (int64_t k = 0; k < groups; ++k) beyond += !is_finite(product[k]);
+    for (int64_t k = 0; k < groups; ++k) beyond += !std::isfinite(product[k]);
     for (int64_t k = 0; k < groups && beyond > 0; ++k)
-      if (!is_finite(product[k])) squares.take_out(k);
+      if (!std::isfinite(product[k])) squares.take_out(k);
   }
 
   // Every gradient of the measured groups, the first of which is that of feature m of `couplings`;

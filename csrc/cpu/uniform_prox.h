@@ -211,7 +211,7 @@ Real kept(Real norm, Real group) {
 template <typename Real>
 bool is_unsure(Real norm, Real level) {
   const bool faint = (level > 0) & (level < kLeastStrength<Real>);
-  return (std::fabs(norm - level) < kNear<Real> * level) | faint | !is_finite(norm);
+  return (std::fabs(norm - level) < kNear<Real> * level) | faint | !std::isfinite(norm);
 }
 template <typename Real>
 bool any_unsure(const Real* norm, const Real* level, int64_t groups) {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsedis_kernels.bench.case import Case
-from sparsedis_kernels.bench.measure import Row
+from sparsedis_kernels.bench.measure import Row, seconds_of
 
 WORDS = {True: "pass", False: "FAIL", None: "not measured"}  # for `Verdict.passed`
 
@@ -39,7 +39,7 @@ class Verdict:
 
 def judge(case: Case, rows: Sequence[Row]) -> Iterator[Verdict]:
     """A verdict for every bar of a case whose rows were measured."""
-    seconds = {row.provider: row.seconds for row in rows if row.seconds is not None}
+    seconds = seconds_of(rows)
     for bar in case.bars:
         there = {name: seconds[name] for name in bar.than if name in seconds}
         if not there or "ours" not in seconds:

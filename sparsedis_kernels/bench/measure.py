@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,11 @@ class Row:
     flops: int | None = None
     product_fraction: float | None = None
     peak_bytes: int | None = None
+
+
+def seconds_of(rows: Iterable[Row]) -> dict[str, float]:
+    """The time of every provider that got one."""
+    return {row.provider: row.seconds for row in rows if row.seconds is not None}
 
 
 def cases(ops: list[str], device_type: str, *, quick: bool = False) -> Iterator[Case]:

@@ -14,7 +14,7 @@ from sparsedis_kernels.bench import MODULES
 from sparsedis_kernels.bench.bars import WORDS
 from sparsedis_kernels.bench.case import case_name
 from sparsedis_kernels.bench.limits import AXPY, COPY, LIMITS, PRODUCT
-from sparsedis_kernels.bench.measure import Row
+from sparsedis_kernels.bench.measure import Row, seconds_of
 from sparsedis_kernels.bench.report import time_text
 from sparsedis_kernels.evidence.report import markdown
 from tests.evidence import plots
@@ -127,7 +127,7 @@ def _summary(session: Session, ops: Sequence[str]) -> Iterator[str]:
 
 def _ratios(session: Session, op: str) -> Iterator[float]:
     for rows in _cases(session, op).values():
-        seconds = {row.provider: row.seconds for row in rows if row.seconds is not None}
+        seconds = seconds_of(rows)
         others = [
             time
             for name, time in seconds.items()
@@ -182,7 +182,7 @@ def _of_case(
     name: str, rows: Sequence[Row], bars: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, ...]]:
     """A line for each bar of a case, or one without a bar."""
-    seconds = {row.provider: row.seconds for row in rows if row.seconds is not None}
+    seconds = seconds_of(rows)
     first = (name, "", "")
     if "ours" in seconds:
         bound, limit = limit_of(seconds)
