@@ -29,8 +29,8 @@ DTYPES = {"f": "float32", "d": "float64"}
 
 def measure(source: str, target: int) -> list[Row]:
     """A row for each kernel of a file of csrc/cuda."""
-    defines = {"SPARSEDIS_ISA": "cuda"}
-    reports = report_source(CSRC / "cuda" / source, target, defines=defines, flags=FLAGS)
+    options = {"defines": {"SPARSEDIS_ISA": "cuda"}, "flags": FLAGS, "ptx": TARGETS[0]}
+    reports = report_source(CSRC / "cuda" / source, target, **options)
     return [row_of(entry, target, report) for entry, report in sorted(reports.items())]
 
 

@@ -88,7 +88,10 @@ def compile_cubin(
     include_dirs: Sequence[str | Path] = (),
     defines: Mapping[str, str | int | None] | None = None,
     flags: Sequence[str] = (),
+    ptx: str | int | None = None,
 ) -> Compiled:
-    """Machine code of a .cu file for one architecture, with the ptxas -v log."""
-    output_flags = ["-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v"]
+    """Machine code of a .cu file for one architecture, by its own PTX or that of architecture
+    `ptx`, with the ptxas -v log."""
+    code = f"-gencode=arch=compute_{ptx or arch},code=sm_{arch}"
+    output_flags = ["-cubin", code, "-Xptxas", "-v"]
     return _run_nvcc(source, output_flags, include_dirs, defines or {}, flags)
