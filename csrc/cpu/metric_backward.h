@@ -189,7 +189,8 @@ class FeatureAdjoint {
   // task, in the columns.
   template <typename F>
   void over(F body) {
-    for_each_row(a, m0, width, {a.x, a.grad, a.metric}, levels, [&](int64_t offset) {
+    const std::array<const Real*, 3> arrays{a.x, a.grad, a.metric};
+    for_each_row(a, m0, width, arrays, levels, [&](int64_t offset) {
       for (int64_t k0 = 0; k0 < width; k0 += kLanes) {
         const int64_t count = std::min(kLanes, width - k0);
         columns.load(a, offset + k0 * a.C, count, levels, k0);

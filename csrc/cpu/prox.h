@@ -3,18 +3,21 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 
 #include "feature_prox.h"
 
 SPARSEDIS_BEGIN
 
-// Slabs of features; `size` is the number of elements of the whole array.
+// Slabs of features; `size` is the number of elements of the whole array. `make_body` gives each
+// thread its own body(m0, width).
 template <typename F>
-void for_each_slab(ParallelFor run, int64_t M, int64_t size, F body) {
-  const int64_t slabs = (M + kSlab - 1) / kSlab;
+void for_each_slab(ParallelFor run, int64_t M, int64_t width, int64_t size, F make_body) {
+  const int64_t slabs = (M + width - 1) / width;
   parallel_for(run, slabs, size < kParallelElements ? slabs : 1, [&](int64_t begin, int64_t end) {
+    auto body = make_body();
     for (int64_t slab = begin; slab < end; ++slab)
-      body(slab * kSlab, std::min(kSlab, M - slab * kSlab));
+      body(slab * width, std::min(width, M - slab * width));
   });
 }
 
@@ -48,6 +51,17 @@ void prox_uniform(const ProxArgs<Real>& a, ParallelFor run) {
   });
 }
 
+// Features that the shared level more than scales; `make_source` gives each thread what it reads.
+template <typename Real, typename MakeSource>
+void prox_features(const ProxArgs<Real>& a, ParallelFor run, MakeSource make_source) {
+  using Features = FeatureProx<Real, decltype(make_source())>;
+  for_each_slab(run, a.M, Features::width_of(a), a.T * a.M * a.C, [&] {
+    return [features = std::make_unique<Features>(a, make_source)](int64_t m0, int64_t width) {
+      features->run(m0, width);
+    };
+  });
+}
+
 template <typename Real>
 void prox(const ProxArgs<Real>& a, ParallelFor run) {
   if (!present(a.penalty.shared) && !a.metric) {
@@ -55,15 +69,14 @@ void prox(const ProxArgs<Real>& a, ParallelFor run) {
   } else if (!present(a.penalty.shared)) {
     prox_ranges(a, run, [&] {
       return [&](int64_t offset, int64_t count, ReadAhead<Real>& ahead) {
-        ahead.start({a.v + offset, a.metric + offset, a.x + offset}, count);
+        ahead.start({a.v, a.metric, a.x}, offset, count);
         return a.metric + offset;
       };
     });
   } else if (is_uniform(a)) {
     scale_features(a, run, [&](int64_t offset, int64_t count) { fetch(a.v + offset, count); });
   } else {
-    for_each_slab(run, a.M, a.T * a.M * a.C,
-                  [&](int64_t m0, int64_t width) { FeatureProx<Real>(a, m0, width).run(); });
+    prox_features(a, run, [&] { return GivenGroups<Real>{a}; });
   }
 }
 

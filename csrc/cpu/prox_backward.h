@@ -46,8 +46,8 @@ template <typename Real>
 void prox_backward(const ProxBackwardArgs<Real>& a, ParallelFor run) {
   if (present(a.penalty.shared)) {
     if (!a.metric) return UniformFeatures<Real>(a, run).backward();
-    return for_each_slab(run, a.M, a.T * a.M * a.C, [&](int64_t m0, int64_t width) {
-      FeatureAdjoint<Real>(a, m0, width).run();
+    return for_each_slab(run, a.M, kSlab, a.T * a.M * a.C, [&] {
+      return [&](int64_t m0, int64_t width) { FeatureAdjoint<Real>(a, m0, width).run(); };
     });
   }
   if (a.grad_shared) std::fill_n(a.grad_shared, a.M, Real(0));

@@ -37,50 +37,66 @@ void prox_sgd(const ProxSgdArgs<Real>& a, ParallelFor run) {
   prox(a.prox, run);
 }
 
-// One step of AdamW on entries [offset, offset + count), whose metric is written to `metric`.
+// A thread's groups, which take one step of AdamW when they are first read. Their metric is that of
+// the second moments.
 template <typename Real>
-void adamw(const ProxAdamwArgs<Real>& a, int64_t offset, int64_t count, Real* metric) {
-  Real *w = a.prox.x + offset, *first = a.first + offset, *second = a.second + offset;
-  const Real* grad = a.grad + offset;
-  const Real rest1 = Real(1 - a.beta1), beta2 = Real(a.beta2), rest2 = Real(1 - a.beta2);
-  const Real eps = Real(a.eps), keep = Real(1 - a.lr * a.weight_decay);
-  const Real unbias = Real(1 / std::sqrt(1 - std::pow(a.beta2, a.step)));
-  const Real lr = Real(a.lr / (1 - std::pow(a.beta1, a.step)));
+class AdamwGroups {
+ public:
+  explicit AdamwGroups(const ProxAdamwArgs<Real>& args)
+      : a(args),
+        unbias(Real(1 / std::sqrt(1 - std::pow(a.beta2, a.step)))),
+        lr(Real(a.lr / (1 - std::pow(a.beta1, a.step)))) {}
+
+  std::array<const Real*, 4> arrays() const { return {a.prox.x, a.grad, a.first, a.second}; }
+
+  // The step of entries [offset, offset + count); returns their metric.
+  const Real* take(int64_t offset, int64_t count) {
+    Real *w = a.prox.x + offset, *first = a.first + offset, *second = a.second + offset;
+    Real* metric = metric_.reserve(count);
+    const Real* grad = a.grad + offset;
+    const Real rest1 = Real(1 - a.beta1), beta2 = Real(a.beta2), rest2 = Real(1 - a.beta2);
+    const Real keep = Real(1 - a.lr * a.weight_decay), rate = lr;
+    const auto root = root_of();
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    first[i] += rest1 * (grad[i] - first[i]);
-    second[i] = beta2 * second[i] + rest2 * grad[i] * grad[i];
-    metric[i] = std::sqrt(second[i]) * unbias + eps;
-    w[i] = keep * w[i] - lr * first[i] / metric[i];
+    for (int64_t i = 0; i < count; ++i) {
+      first[i] += rest1 * (grad[i] - first[i]);
+      second[i] = beta2 * second[i] + rest2 * grad[i] * grad[i];
+      metric[i] = root(second[i]);
+      w[i] = keep * w[i] - rate * first[i] / metric[i];
+    }
+    return metric;
   }
-}
+  // The metric of what has been taken.
+  const Real* metric(int64_t offset, int64_t count) {
+    metric_.reserve(count);
+    std::transform(a.second + offset, a.second + offset + count, metric_.get(), root_of());
+    return metric_.get();
+  }
 
-// The step and the metric of a thread's groups.
-template <typename Real>
-struct AdamwUpdate {
+ private:
   const ProxAdamwArgs<Real>& a;
-  Buffer<Real> metric{};
+  const Real unbias, lr;
+  Buffer<Real> metric_;
 
-  const Real* operator()(int64_t offset, int64_t count, ReadAhead<Real>& ahead) {
-    adamw(a, offset, count, metric.reserve(count));
-    ahead.start({a.prox.x + offset, a.grad + offset, a.first + offset, a.second + offset}, count);
-    return metric.get();
+  auto root_of() const {
+    return [unbias = unbias, eps = Real(a.eps)](Real second) {
+      return std::sqrt(second) * unbias + eps;
+    };
   }
 };
 
 template <typename Real>
 void prox_adamw(const ProxAdamwArgs<Real>& a, ParallelFor run) {
-  if (!present(a.prox.penalty.shared))
-    return prox_ranges(a.prox, run, [&] { return AdamwUpdate<Real>{a}; });
-  // Each step of a feature's equation reads its metric over all tasks.
-  const int64_t size = a.prox.T * a.prox.M * a.prox.C;
-  Buffer<Real> metric(size);
-  parallel_for(run, size, kParallelElements, [&](int64_t begin, int64_t end) {
-    adamw(a, begin, end - begin, metric.get() + begin);
+  if (present(a.prox.penalty.shared))
+    return prox_features(a.prox, run, [&] { return AdamwGroups<Real>(a); });
+  prox_ranges(a.prox, run, [&] {
+    return [groups = AdamwGroups<Real>(a)](int64_t offset, int64_t count,
+                                           ReadAhead<Real>& ahead) mutable {
+      const Real* metric = groups.take(offset, count);
+      ahead.start(groups.arrays(), offset, count);
+      return metric;
+    };
   });
-  ProxArgs<Real> then = a.prox;
-  then.metric = metric.get();
-  prox(then, run);
 }
 
 SPARSEDIS_END

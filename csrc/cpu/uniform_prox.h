@@ -4,6 +4,8 @@
 // Norms are summed in double where rounding may decide.
 #pragma once
 
+#include <array>
+
 #include "group_vectors.h"
 #include "parallel.h"
 
@@ -350,23 +352,22 @@ __attribute__((always_inline)) inline void fetch(const Real* from, int64_t count
 template <typename Real>
 class ReadAhead {
  public:
-  // Of each of four arrays at most, the `count` entries that follow the first `count`.
-  void start(std::initializer_list<const Real*> arrays, int64_t count) {
-    std::copy(arrays.begin(), arrays.end(), arrays_);
-    arrays_count_ = static_cast<int>(arrays.size()), next_ = count, end_ = 2 * count;
+  // Of each of some arrays, the `count` entries that follow entries [offset, offset + count).
+  void start(const std::array<const Real*, 4>& arrays, int64_t offset, int64_t count) {
+    arrays_ = arrays, next_ = offset + count, end_ = next_ + count;
+    count_ = std::count_if(arrays.begin(), arrays.end(), [](const Real* x) { return x != nullptr; });
   }
   void in_parts(int64_t parts) { part_ = (end_ - next_) / parts / kLine * kLine + kLine; }
   __attribute__((always_inline)) void some() {
     const int64_t end = std::min(end_, next_ + part_);
     for (; next_ < end; next_ += kLine)
-      for (int i = 0; i < arrays_count_; ++i) __builtin_prefetch(arrays_[i] + next_);
+      for (int64_t i = 0; i < count_; ++i) __builtin_prefetch(arrays_[i] + next_);
   }
 
  private:
   static constexpr int64_t kLine = 64 / sizeof(Real);
-  const Real* arrays_[4];
-  int arrays_count_ = 0;
-  int64_t next_ = 0, end_ = 0, part_ = 0;
+  std::array<const Real*, 4> arrays_{};
+  int64_t count_ = 0, next_ = 0, end_ = 0, part_ = 0;
 };
 
 // The strengths of consecutive groups, and what they take; loaded again only where they differ.

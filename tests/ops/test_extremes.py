@@ -52,6 +52,18 @@ def norms_beyond_the_range(backend):
             yield sk.prox(full(C, 2e20).detach(), penalty, backend=backend) / 1e20
 
 
+def steps_beyond_the_range(backend):
+    """Products of weights and metrics whose squares are beyond the range, beside one in it."""
+    for group in (0.0, 1e18):
+        for C in (2, 7):
+            w, second = torch.ones(2, 3, C), torch.ones(2, 3, C)
+            w[:, 1], second[:, 1] = 2e14, 1e12
+            arrays = [[w], [torch.zeros_like(w)], [torch.zeros_like(w)], [second], [torch.tensor(9.0)]]
+            penalty = sk.Penalty(group=group, shared=1e20)
+            sk.prox_adamw_(*arrays, penalty, lr=1.0, weight_decay=0.0, backend=backend)
+            yield w / 1e14
+
+
 def levels_of_next_to_nothing(backend):
     for penalty in (sk.Penalty(group=1e-24), sk.Penalty(shared=1e-24)):
         for C in (2, 7, 200, 5000):
@@ -86,6 +98,7 @@ CASES = [
     radial_at_zero,
     radial_of_large_weights,
     norms_beyond_the_range,
+    steps_beyond_the_range,
     levels_of_next_to_nothing,
     products_beyond_the_range,
     slope_of_a_faint_feature,

@@ -120,6 +120,22 @@ def test_is_as_accurate_as_the_reference(native, name, kind, options, dtype):
         assert_as_accurate(a, b, c.double())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("group", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(600, 50, 5), (3, 150, 3), (9, 70, 1), (2, 20, 40)])
+def test_features_that_tasks_share(shape, group, dtype):
+    """Few features of many tasks at a time, many of few, and what is left of them at the end."""
+    penalty = sk.Penalty(l1=0.1, group=group, shared=0.4)
+    exact, ours = Weights([shape]), Weights([shape], dtype)
+    for weights, backend in ((exact, "reference"), (ours, "cpu")):
+        for k in range(2):
+            weights.step("adamw", penalty, backend, k, **ADAMW[1])
+    assert (exact.weights[0] == 0).any()
+    tolerance = 1e-9 if dtype == F64 else 1e-4
+    for a, b in zip(ours.written, exact.written, strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_strided_weights_are_written_in_place(any_backend, kind):
     ours, theirs = Weights([(6, 9, 5)]), Weights([(6, 9, 5)])
