@@ -2,16 +2,16 @@
 // is the norm of the feature over all tasks, (D theta + shared) y + group y / ||y|| = u in each
 // task and sum ||y||^2 = 1 over them, a scalar equation in theta.
 //
-// Arrays are read and written once: u and D of a few features over all tasks, which few enough tasks
-// leave in cache, are kept as columns while the equation is solved. What is read may be brought up
-// to date on the way.
+// Arrays are read and written once: u and D of a few features over all tasks, which few enough
+// tasks leave in cache, are kept as columns while the equation is solved. What is read may be
+// brought up to date on the way.
 #pragma once
 
 #include "metric_prox.h"
 
 SPARSEDIS_BEGIN
 
-constexpr int64_t kSlab = 64;                // features that are solved together, at most
+constexpr int64_t kSlab = 64;               // features that are solved together, at most
 constexpr int64_t kKeptBytes = 512 * 1024;  // of fewer, where all tasks' take more
 
 // Entries of an array from which its rows, which lie far apart, are asked for two tasks early: the
@@ -64,15 +64,18 @@ class FeatureProx {
  public:
   template <typename MakeSource>
   FeatureProx(const ProxArgs<Real>& args, MakeSource make_source)
-      : a(args), source(make_source()), grouped(a.C > 1 && present(a.penalty.group)),
-        size(2 * a.C + (grouped ? 2 : 0)), transposed(a.C) {
+      : a(args),
+        source(make_source()),
+        grouped(a.C > 1 && present(a.penalty.group)),
+        size(2 * a.C + (grouped ? 2 : 0)),
+        transposed(a.C) {
     kept.reserve(a.T * width_of(a) / kLanes * size);
     x.reserve(a.C);
   }
 
   // Features that are solved together.
   static int64_t width_of(const ProxArgs<Real>& a) {
-    const int64_t bytes = a.T * (2 * a.C + 2) * static_cast<int64_t>(sizeof(Vector));
+    const int64_t bytes = (a.T + 1) * (2 * a.C + 2) * static_cast<int64_t>(sizeof(Vector));
     return kLanes * std::max<int64_t>(1, std::min(kSlab / kLanes, kKeptBytes / bytes));
   }
 
@@ -96,7 +99,7 @@ class FeatureProx {
   Levels<Real> levels;
   double theta[kSlab], least[kSlab], t[kSlab], s[kSlab];
   Real largest[kSlab], scale[kSlab], shift[kSlab];  // D; theta and shared
-  bool open[kSlab];                                 // the equation of this feature is not solved yet
+  bool open[kSlab];  // the equation of this feature is not solved yet
 
   // Adds `terms` to the double sums of a block's features.
   static void add(const Vector& terms, double* sums) {

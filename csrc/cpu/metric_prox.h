@@ -98,24 +98,21 @@ class Columns {
   Vector* curvature(int64_t block) { return u(block) + C; }
   Roots<Real>& roots(int64_t block) { return roots_.get()[block]; }
 
-  // u and D of groups whose strengths are `levels`; lanes beyond them have zeros. Without a metric
-  // d is 1.
+  // u and D of groups whose strengths are `levels`; lanes beyond them have zeros.
   void load(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& levels) {
     groups_ = groups, blocks_ = blocks_of(groups);
     ahead.in_parts(5 * blocks_);  // about as often a block is gone through
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t k = b * kLanes, count = std::min(kLanes, groups - k);
-      const Vector low = lanes_at(levels.low + k), high = lanes_at(levels.l1 + k),
-                   one = Vector{} + 1;
+      const Vector low = lanes_at(levels.low + k), high = lanes_at(levels.l1 + k);
       Vector *w = u(b), *D = curvature(b);
       ahead.some();
       transposed_.take(v + k * C, count, 0, w);
-      if (metric) transposed_.take(metric + k * C, count, 1, D);
+      transposed_.take(metric + k * C, count, 1, D);
       for (int64_t c = 0; c < C; ++c) {
-        const Vector d = metric ? D[c] : one;
-        w[c] *= d;
+        w[c] *= D[c];
         shrink(w[c], low, high);
-        D[c] = d + lanes_at(levels.ridge + k);
+        D[c] += lanes_at(levels.ridge + k);
       }
       roots(b).level = lanes_at(levels.group + k);
     }

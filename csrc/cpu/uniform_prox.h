@@ -355,7 +355,8 @@ class ReadAhead {
   // Of each of some arrays, the `count` entries that follow entries [offset, offset + count).
   void start(const std::array<const Real*, 4>& arrays, int64_t offset, int64_t count) {
     arrays_ = arrays, next_ = offset + count, end_ = next_ + count;
-    count_ = std::count_if(arrays.begin(), arrays.end(), [](const Real* x) { return x != nullptr; });
+    count_ =
+        std::count_if(arrays.begin(), arrays.end(), [](const Real* x) { return x != nullptr; });
   }
   void in_parts(int64_t parts) { part_ = (end_ - next_) / parts / kLine * kLine + kLine; }
   __attribute__((always_inline)) void some() {

@@ -58,9 +58,18 @@ def steps_beyond_the_range(backend):
         for C in (2, 7):
             w, second = torch.ones(2, 3, C), torch.ones(2, 3, C)
             w[:, 1], second[:, 1] = 2e14, 1e12
-            arrays = [[w], [torch.zeros_like(w)], [torch.zeros_like(w)], [second], [torch.tensor(9.0)]]
+            moments, step = ([torch.zeros_like(w)], [second]), [torch.tensor(9.0)]
             penalty = sk.Penalty(group=group, shared=1e20)
-            sk.prox_adamw_(*arrays, penalty, lr=1.0, weight_decay=0.0, backend=backend)
+            sk.prox_adamw_(
+                [w],
+                [torch.zeros_like(w)],
+                *moments,
+                step,
+                penalty,
+                lr=1.0,
+                weight_decay=0.0,
+                backend=backend,
+            )
             yield w / 1e14
 
 
