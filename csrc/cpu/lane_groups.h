@@ -82,12 +82,15 @@ void for_each_group(ParallelFor run, const SamplesArgs<Real>& s, int64_t size, F
   });
   const int64_t small = s.offsets ? too_large - order.begin() : s.T;
   const int64_t groups = (small + lanes - 1) / lanes, units = groups + s.T - small;
+  // Groups have about as many tasks each, so that threads that take as many groups end together.
+  const auto first = [=](int64_t unit) {
+    return unit < groups ? unit * small / groups : small + unit - groups;
+  };
   for_each_task<Group>(run, units, size * s.T / std::max<int64_t>(units, 1),
                        [&](int64_t unit, Group& group) {
-                         const int64_t first = unit < groups ? unit * lanes : small + unit - groups;
-                         group.count = unit < groups ? std::min(lanes, small - first) : 1;
+                         group.count = first(unit + 1) - first(unit);
                          for (int64_t k = 0; k < group.count; ++k)
-                           group.task[k] = s.offsets ? order[first + k] : first + k;
+                           group.task[k] = s.offsets ? order[first(unit) + k] : first(unit) + k;
                          body(group);
                        });
 }
