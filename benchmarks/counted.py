@@ -48,10 +48,10 @@ def prox_backward(core: Any) -> Callable[[], Any]:
     return partial(core.prox_backward, grad, core.prox(v, penalty), v, penalty)
 
 
-def step(core: Any, kind: str) -> Callable[[], Any]:
+def step(core: Any, kind: str, **strengths: float) -> Callable[[], Any]:
     w, grad, first = (normal(seed, TASKS, FEATURES, OUTPUTS) for seed in range(3))
     moments = (first,) if kind == "prox_sgd" else (first, first * first)
-    return partial(getattr(core, kind), w, grad, *moments, levels(group=0.1))
+    return partial(getattr(core, kind), w, grad, *moments, levels(**strengths))
 
 
 def ridge(core: Any) -> Callable[[], Any]:
@@ -91,8 +91,9 @@ CASES: dict[str, Callable[[Any], Callable[[], Any]]] = {
     "prox group": partial(prox, group=0.5),
     "prox shared": partial(prox, l1=0.25, shared=2.0),
     "prox group, backward": prox_backward,
-    "prox_sgd group": partial(step, kind="prox_sgd"),
-    "prox_adamw group": partial(step, kind="prox_adamw"),
+    "prox_sgd group": partial(step, kind="prox_sgd", group=0.1),
+    "prox_adamw group": partial(step, kind="prox_adamw", group=0.1),
+    "prox_adamw shared": partial(step, kind="prox_adamw", l1=0.1, shared=2.0),
     "ridge forward": ridge,
     "ridge backward": ridge_backward,
     "group cold": group,
