@@ -3,8 +3,9 @@
 // task and sum ||y||^2 = 1 over them, a scalar equation in theta.
 //
 // Arrays are read and written once: u and D of a few features over all tasks, which few enough
-// tasks leave in cache, are kept as columns while the equation is solved. What is read may be
-// brought up to date on the way.
+// tasks leave in cache, are kept as columns while the equation is solved: by all threads together
+// two to three times the memory of the weights at most. What is read may be brought up to date on
+// the way.
 #pragma once
 
 #include "metric_prox.h"
@@ -97,9 +98,9 @@ class FeatureProx {
   GroupColumns<Real> transposed;
   LaneBuffer<Real> kept, x;  // (T, blocks, size), (C)
   Levels<Real> levels;
-  double theta[kSlab], least[kSlab], t[kSlab], s[kSlab];
-  Real largest[kSlab], scale[kSlab], shift[kSlab];  // D; theta and shared
-  bool open[kSlab];  // the equation of this feature is not solved yet
+  double theta[kSlab] = {}, least[kSlab] = {}, t[kSlab] = {}, s[kSlab] = {};
+  Real largest[kSlab] = {}, scale[kSlab] = {}, shift[kSlab] = {};  // D; theta and shared
+  bool open[kSlab] = {};  // the equation of this feature is not solved yet
 
   // Adds `terms` to the double sums of a block's features.
   static void add(const Vector& terms, double* sums) {
