@@ -66,17 +66,17 @@ class AdamwGroups {
     }
     return metric;
   }
-  // The metric of what has been taken.
+  // The metric of what has been taken; that of the last entries taken stays where it is.
   const Real* metric(int64_t offset, int64_t count) {
-    metric_.reserve(count);
-    std::transform(a.second + offset, a.second + offset + count, metric_.get(), root_of());
-    return metric_.get();
+    const Real* second = a.second + offset;
+    std::transform(second, second + count, again_.reserve(count), root_of());
+    return again_.get();
   }
 
  private:
   const ProxAdamwArgs<Real>& a;
   const Real unbias, lr;
-  Buffer<Real> metric_;
+  Buffer<Real> metric_, again_;
 
   auto root_of() const {
     return [unbias = unbias, eps = Real(a.eps)](Real second) {
