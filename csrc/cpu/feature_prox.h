@@ -76,7 +76,8 @@ class FeatureProx {
 
   // Features that are solved together.
   static int64_t width_of(const ProxArgs<Real>& a) {
-    const int64_t bytes = (a.T + 1) * (2 * a.C + 2) * static_cast<int64_t>(sizeof(Vector));
+    const int64_t tasks = std::max<int64_t>(a.T, 1);
+    const int64_t bytes = tasks * (2 * a.C + 2) * static_cast<int64_t>(sizeof(Vector));
     return kLanes * std::max<int64_t>(1, std::min(kSlab / kLanes, kKeptBytes / bytes));
   }
 
@@ -128,8 +129,7 @@ class FeatureProx {
 
   // u and D of all tasks; what they sum up to over tasks at theta = 0, into t, s and `largest`.
   void load() {
-    std::fill(t, t + kSlab, 0.0), std::fill(s, s + kSlab, 0.0);
-    std::fill(largest, largest + kSlab, Real(0));
+    std::fill_n(t, kSlab, 0.0), std::fill_n(s, kSlab, 0.0), std::fill_n(largest, kSlab, Real(0));
     int64_t task = 0;
     for_each_row(a, m0, width, source.arrays(), levels, [&](int64_t row) {
       const Real* metric = source.take(row, width * a.C);
@@ -236,27 +236,14 @@ class FeatureProx {
   // group / ||y|| of a block: infinite where y is zero. Roots start from what they have been.
   Vector coupling(Vector* u, const Vector& norm, const Vector& shared, Mask& irregular) {
     const Vector *D = u + a.C, zero{};
+    const auto e = [&](int64_t c) { return D[c] * norm + shared; };
     Roots<Real> roots;
-    Vector square{}, weighted{}, most{};
-    for (int64_t c = 0; c < a.C; ++c) {
-      const Vector q = u[c] * u[c], e = D[c] * norm + shared;
-      square += q, weighted += q * e;
-      most = most < e ? e : most;
-    }
     roots.level = level(u);
-    roots.start(square, weighted, most);
+    roots.start(u, a.C, e);
     const Vector before = root(u) > roots.least ? root(u) : roots.least;
     roots.r = roots.open & (root(u) > zero) ? before : roots.r;
     bool any = any_lane(roots.open);
-    for (int step = 0; step < kSecularSteps && any; ++step) {
-      Vector t{}, s{}, curve{};
-      for (int64_t c = 0; c < a.C; ++c) {
-        const Vector scaled = (D[c] * norm + shared) * roots.r, e = 1 / (scaled + roots.level),
-                     y = u[c] * e, moved = scaled * e, q = y * y, qx = q * moved;
-        t += q, s += qx, curve += qx * moved;
-      }
-      any = roots.step(t, s, curve);
-    }
+    for (int step = 0; step < kSecularSteps && any; ++step) any = roots.step(u, a.C, e);
     root(u) = roots.r, irregular = roots.irregular;
     return roots.level > zero ? roots.level / roots.r : zero;
   }

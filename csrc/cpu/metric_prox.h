@@ -43,6 +43,17 @@ struct Roots {
     r = level == zero ? zero + 1 : zero;
     r = open ? excess * square / weighted : r;
   }
+  // The same from the columns u of groups of C entries, and D of column c.
+  template <typename F>
+  void start(const Vector* u, int64_t C, F D) {
+    Vector square{}, weighted{}, largest{};
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector q = u[c] * u[c], d = D(c);
+      square += q, weighted += q * d;
+      largest = largest < d ? d : largest;
+    }
+    start(square, weighted, largest);
+  }
   // A step of Halley's iteration for 1 / sqrt(t) = 1, from t = sum q, s = sum q x and curve =
   // sum q x^2, where e = 1 / (D r + level), q = (u e)^2 and x = D r e; false when none is left.
   // Newton's slope is `square`, and far from the root no other is more than half as far off. A
@@ -61,6 +72,16 @@ struct Roots {
     open = move > kLastStep<Real> * r;
     r = next;
     return any_lane(open);
+  }
+  template <typename F>
+  bool step(const Vector* u, int64_t C, F D) {
+    Vector t{}, s{}, curve{};
+    for (int64_t c = 0; c < C; ++c) {
+      const Vector scaled = D(c) * r, e = 1 / (scaled + level), y = u[c] * e, x = scaled * e,
+                   q = y * y, qx = q * x;
+      t += q, s += qx, curve += qx * x;
+    }
+    return step(t, s, curve);
   }
 };
 
@@ -90,13 +111,7 @@ class Columns {
     storage_.reserve(2 * C * blocks_of(most));
   }
 
-  const int64_t C;
   ReadAhead<Real> ahead;  // of what follows the groups
-
-  int64_t blocks() const { return blocks_; }
-  Vector* u(int64_t block) { return storage_.get() + 2 * C * block; }
-  Vector* curvature(int64_t block) { return u(block) + C; }
-  Roots<Real>& roots(int64_t block) { return roots_.get()[block]; }
 
   // u and D of groups whose strengths are `levels`; lanes beyond them have zeros.
   void load(const Real* v, const Real* metric, int64_t groups, const Levels<Real>& levels) {
@@ -117,24 +132,12 @@ class Columns {
       roots(b).level = lanes_at(levels.group + k);
     }
   }
-  // ||u||^2, sum u^2 D and the largest D.
-  void measure(int64_t block, Vector& square, Vector& weighted, Vector& largest) {
-    const Vector *w = u(block), *D = curvature(block);
-    square = weighted = largest = Vector{};
-    for (int64_t c = 0; c < C; ++c) {
-      const Vector q = w[c] * w[c];
-      square += q, weighted += q * D[c];
-      largest = largest < D[c] ? D[c] : largest;
-    }
-  }
   // The solutions take the place of u; irregular ones are left to the caller.
   void solve() {
     bool any = false;
     for (int64_t b = 0; b < blocks_; ++b) {
-      Vector square, weighted, largest;
       ahead.some();
-      measure(b, square, weighted, largest);
-      roots(b).start(square, weighted, largest);
+      roots(b).start(u(b), C, [D = curvature(b)](int64_t c) { return D[c]; });
       any |= roots(b).any = any_lane(roots(b).open);
     }
     for (int step = 0; step < kSecularSteps && any; ++step) any = approach();
@@ -165,12 +168,16 @@ class Columns {
   }
 
  private:
+  const int64_t C;
   GroupColumns<Real> transposed_;
   LaneBuffer<Real> storage_;
   Buffer<Roots<Real>> roots_;
   int64_t groups_ = 0, blocks_ = 0;
 
   static int64_t blocks_of(int64_t groups) { return (groups + kLanes - 1) / kLanes; }
+  Vector* u(int64_t block) { return storage_.get() + 2 * C * block; }
+  Vector* curvature(int64_t block) { return u(block) + C; }
+  Roots<Real>& roots(int64_t block) { return roots_.get()[block]; }
 
   // One step of every root; false when none is left.
   bool approach() {
@@ -178,14 +185,7 @@ class Columns {
     for (int64_t b = 0; b < blocks_; ++b) {
       if (!roots(b).any) continue;
       ahead.some();
-      const Vector *w = u(b), *D = curvature(b), r = roots(b).r, level = roots(b).level;
-      Vector t{}, s{}, curve{};
-      for (int64_t c = 0; c < C; ++c) {
-        const Vector scaled = D[c] * r, e = 1 / (scaled + level), y = w[c] * e, x = scaled * e,
-                     q = y * y, qx = q * x;
-        t += q, s += qx, curve += qx * x;
-      }
-      any |= roots(b).any = roots(b).step(t, s, curve);
+      any |= roots(b).any = roots(b).step(u(b), C, [D = curvature(b)](int64_t c) { return D[c]; });
     }
     return any;
   }
