@@ -45,6 +45,15 @@ constexpr int64_t sample_stride(int64_t n) {
   return ld % (4 * line) == 0 || ld - n < 4 ? ld + line : ld;
 }
 
+// From one row of a square matrix to the next, in whole tiles: spread like `sample_stride`, since
+// its mirror is written by columns.
+template <typename Real>
+constexpr int64_t matrix_stride(int64_t n) {
+  constexpr int64_t line = 64 / sizeof(Real);
+  const int64_t ld = padded<Real>(n);
+  return ld % (4 * line) == 0 ? ld + Simd<Real>::kTile : ld;
+}
+
 template <typename Sum, typename A, typename B>
 inline Sum dot(const A* a, const B* b, int64_t n) {
   Sum sum = 0;

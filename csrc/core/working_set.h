@@ -34,7 +34,7 @@ struct WorkingSet {
 
 template <typename Real>
 inline void reset(WorkingSet<Real>& ws, const Task<Real>& task, int64_t capacity) {
-  ws.size = 0, ws.C = task.C, ws.ld = padded<Real>(capacity);
+  ws.size = 0, ws.C = task.C, ws.ld = matrix_stride<Real>(capacity);
   ws.scale = 1, ws.target2 = task.target2, ws.nonneg = task.penalty.nonneg;
   ws.bend = loss_curvature(task.loss), ws.held = task.sparse;
   ws.index.reserve(ws.ld);
@@ -92,7 +92,7 @@ inline void load_columns(WorkingSet<Real>& ws, const Task<Real>& task, int64_t b
   if (begin == ws.size) return;
   const int64_t* index = ws.index.get();
   // All features in their order need no copy; the other losses take rows of Z later.
-  const bool all = begin == 0 && ws.size == task.M && ws.ld == task.ld && task.loss == kSquared &&
+  const bool all = begin == 0 && ws.size == task.M && task.loss == kSquared &&
                    std::is_sorted(index, index + ws.size);
   for (int64_t i = 0; i < task.n && !all; ++i) {
     const Real* row = task.A.get() + i * task.stride;
