@@ -70,8 +70,12 @@ struct Adjoint {
 
   __device__ int64_t support() const { return features.row[task.in.M]; }
   __device__ bool squared() const { return task.in.loss == kSquared; }
-  __device__ double centred(int64_t i, int64_t j) const {  // z - zbar
-    return static_cast<double>(task.z(i, j)) - task.memory.zbar[j];
+  template <typename Where>
+  __device__ double centred(Where where, int64_t i, int64_t j) const {  // z - zbar
+    return static_cast<double>(task.z(where, i, j)) - task.memory.zbar[j];
+  }
+  __device__ double centred(int64_t i, int64_t j) const {
+    return task.near() ? centred(Near(), i, j) : centred(Far(), i, j);
   }
 
   // ---- the system
@@ -146,18 +150,18 @@ struct Adjoint {
     task.block.each(C, [&](int64_t c) { memory.answer[c] = memory.grad_bias[c]; });
   }
 
-  // write(i, c, ((z - zbar) V)) for V (S, C), as v(a, c) has it.
+  // write(i, c, ((z - zbar) V)) for V (S, C), whose rows v has.
   template <typename V, typename F>
   __device__ void push(V v, F write) const {
-    multiply(
-        task.block, task.in.n, support(), task.in.C, memory.partial,
-        [&](int64_t i, int64_t a) { return centred(i, features.row[a]); }, v, write);
+    multiply<double>(
+        task.block, task.near(), task.in.n, support(), task.in.C,
+        [&](auto where, int i, int a) { return centred(where, i, features.row[a]); }, v, write);
   }
   // product = Q (z - zbar) V, sample by sample; Q is 1 of a squared loss.
   __device__ void push(const double* V) const {
     const int64_t C = task.in.C;
-    push([=](int64_t a, int64_t c) { return V[a * C + c]; },
-         [&](int64_t i, int64_t c, double sum) { memory.product[i * C + c] = sum; });
+    push(rows_of(V, C),
+         [=, to = memory.product](int64_t i, int c, double sum) { to[i * C + c] = sum; });
     if (!squared()) curve_product();
   }
 
@@ -187,7 +191,7 @@ struct Adjoint {
     task.block.sum_rows(task.in.n, C, memory.answer,
                         [&](int64_t i, int64_t c) { return -m.p[i] * memory.product[i * C + c]; });
     task.block.each(C, [&](int64_t c) { memory.answer[c] += pull ? pull[c] : 0.0; });
-    solve_spd(task.block, m.H, C, 1, memory.answer, Square{C});
+    solve_spd(task.block, m.H, C, 1, memory.answer, Square{static_cast<int>(C)});
   }
 
   // product += Q answer
@@ -204,10 +208,10 @@ struct Adjoint {
   __device__ void pull(F write) const {
     const int64_t C = task.in.C;
     task.block.each(task.in.n * C, [&](int64_t k) { memory.product[k] *= task.memory.p[k / C]; });
-    multiply(
-        task.block, support(), task.in.n, C, memory.partial,
-        [&](int64_t a, int64_t i) { return centred(i, features.row[a]); },
-        [&](int64_t i, int64_t c) { return memory.product[i * C + c]; }, write);
+    multiply<double>(
+        task.block, task.near(), support(), task.in.n, C,
+        [&](auto where, int a, int i) { return centred(where, i, features.row[a]); },
+        rows_of(memory.product, C), write);
   }
 
   // image = H direction, with the bias eliminated; returns <direction, image>.
@@ -219,7 +223,7 @@ struct Adjoint {
       answer_bias(nullptr);
       add_answer();
     }
-    pull([&](int64_t a, int64_t c, double sum) { memory.image[a * C + c] = sum; });
+    pull([&](int64_t a, int c, double sum) { memory.image[a * C + c] = sum; });
     return task.block.sum(support(), [&](int64_t a) {
       const double level = memory.level[a], d = memory.d[a];
       double radial = 0, curvature = 0;
@@ -238,17 +242,18 @@ struct Adjoint {
   __device__ void load_inverse() const {
     const auto& m = task.memory;
     const int64_t C = task.in.C;
-    multiply(
-        task.block, support(), task.in.n, C, memory.partial,
-        [&](int64_t a, int64_t i) {
-          const double x = centred(i, features.row[a]);
+    multiply<double>(
+        task.block, task.near(), support(), task.in.n, C,
+        [&](auto where, int a, int i) {
+          const double x = centred(where, i, features.row[a]);
           return m.p[i] * x * x;
         },
-        [&](int64_t i, int64_t c) {
-          const double P = squared() ? 0.0 : m.P[i * C + c];
-          return squared() ? 1.0 : P * (1 - P);
+        [&](int64_t i, int c0) {
+          return [row = squared() ? nullptr : m.P + i * C + c0](int c) {
+            return row ? row[c] * (1 - row[c]) : 1.0;
+          };
         },
-        [&](int64_t a, int64_t c, double sum) {
+        [&](int64_t a, int c, double sum) {
           const double unit = memory.unit[a * C + c];
           const double diagonal = sum + memory.level[a] - memory.d[a] * unit * unit;
           memory.inverse[a * C + c] = diagonal > 0 ? 1 / diagonal : 0.0;
@@ -311,11 +316,11 @@ struct Adjoint {
     if (!biased()) return;
     const int64_t C = task.in.C;
     load_bias_system(task);
-    factor_spd(task.block, task.memory.H, C, Square{C});
+    factor_spd(task.block, task.memory.H, C, Square{static_cast<int>(C)});
     task.block.each(task.in.n * C, [&](int64_t k) { memory.product[k] = 0; });
     answer_bias(memory.grad_bias);
     add_answer();
-    pull([&](int64_t a, int64_t c, double sum) {
+    pull([&](int64_t a, int c, double sum) {
       memory.rhs[a * C + c] -= memory.live[a * C + c] * sum;
     });
   }
@@ -352,13 +357,16 @@ struct Adjoint {
     const auto& m = task.memory;
     const int64_t n = task.in.n, C = task.in.C, S = support();
     double* scores = squared() ? m.R : m.S;
-    push([&](int64_t a, int64_t c) { return memory.x[a * C + c]; },
-         [&](int64_t i, int64_t c, double sum) {
-           memory.product[i * C + c] = sum + memory.answer[c];
-         });
-    push([&](int64_t a, int64_t c) { return m.W[features.row[a] * C + c]; },
-         [&](int64_t i, int64_t c, double sum) { scores[i * C + c] = sum; });
-    Block::sync();
+#pragma unroll 1
+    for (int of_weights = 0; of_weights < 2; ++of_weights) {  // so that it is inlined once
+      const double* V = of_weights ? m.W : memory.x;
+      double* to = of_weights ? scores : memory.product;
+      push([=, row = features.row, V = rows_of(V, C)](
+               int a, int c0) { return V(of_weights ? row[a] : a, c0); },
+           [=, answer = memory.answer](int64_t i, int c, double sum) {
+             to[i * C + c] = of_weights ? sum : sum + answer[c];
+           });
+    }
     task.block.each(n, [&](int64_t i) {
       if (!squared()) mean_of(task, m.S, m.bias, i);
       double grad = 0;

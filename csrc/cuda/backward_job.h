@@ -32,14 +32,13 @@ struct AdjointMemory {
   double *rhs, *x, *direction, *image, *scaled;  // of conjugate gradients, (S, C) each
   double *unit, *live, *inverse;                 // W_j / ||W_j||, 1 or 0, 1 / diagonal: (S, C)
                                                  // all but x are null where a factor solves
-  double *d, *level, *floor;             // group / ||W_j||, it and what else bends a row, (S);
-                                         // what moves a row's own ridge
-  double *grad_bias, *answer, *partial;  // (C), (C), scratch
-  double *product, *grad_p;              // (n, C), (n)
+  double *d, *level, *floor;   // group / ||W_j||, it and what else bends a row, (S);
+                               // what moves a row's own ridge
+  double *grad_bias, *answer;  // (C) each
+  double *product, *grad_p;    // (n, C), (n)
 
-  SPARSEDIS_HD AdjointMemory(Arena& arena, double* scratch, int64_t n, int64_t S, int64_t C,
-                             double* rows, bool direct)
-      : partial(scratch) {
+  SPARSEDIS_HD AdjointMemory(Arena& arena, int64_t n, int64_t S, int64_t C, double* rows,
+                             bool direct) {
     double* on_chip = arena.take_shared<double>(n * (C + 1));
     product = on_chip ? on_chip : rows;
     grad_p = product + n * C;
@@ -95,13 +94,13 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
   const int threads = direct ? ridge_threads(unknowns, s.M) : kThreads;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<double, Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, false});
-    double* partial = arena.take<double>(partials(threads));
     SupportMemory(arena, s.M);
-    RidgeMemory(arena, partial, unknowns, direct ? s.M : 0, s.C);
-    const AdjointMemory memory(arena, partial, n, s.M, s.C, nullptr, direct);
+    RidgeMemory(arena, unknowns, direct ? s.M : 0, s.C);
+    const AdjointMemory memory(arena, n, s.M, s.C, nullptr, direct);
     return task.on_chip() && memory.product != nullptr;
   };
-  const TaskPlan tasks = plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);
+  const TaskPlan tasks =
+      plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out, threads);
   const int64_t writers = numbers > 0 ? tasks.grid : 0;
   std::vector<Launch> launches{tasks.launch("fit_heads_backward", threads)};
   if (numbers > 0) launches.push_back({"add_sums", sums_grid(numbers), 0});

@@ -8,7 +8,8 @@ SPARSEDIS_BEGIN
 
 struct Block {
   double* scratch;  // a number per thread, in shared memory
-  int threads;      // whole warps, kThreads or fewer
+  double* partial;  // partials(threads), for thin products; null where there are none
+  int threads;      // kThreads or kWarp
 
   __device__ int warps() const { return threads / kWarp; }
   __device__ static int rank() { return static_cast<int>(threadIdx.x); }
@@ -88,20 +89,16 @@ struct Block {
   __device__ double combined(double x, Op op) const {
     for (int step = kWarp / 2; step > 0; step /= 2)
       x = op(x, __shfl_xor_sync(0xffffffffu, x, step));
-    if (lane() == 0) scratch[warp()] = x;
+    if (threads > kWarp && lane() == 0) scratch[warp()] = x;
     sync();
+    if (threads == kWarp) return x;
     x = scratch[0];
-    for (int w = 1; w < warps(); ++w) x = op(x, scratch[w]);
+#pragma unroll
+    for (int w = 1; w < kThreads / kWarp; ++w) x = op(x, scratch[w]);
     sync();
     return x;
   }
 };
-
-// A warp's sum of a number per lane, in all of its lanes.
-__device__ inline double warp_sum(double x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  return x;
-}
 
 // Lists the members of [0, count) in order, and after them at list[count] how many there are: by
 // one warp. place(i, at) is told where a member stands, or -1.

@@ -20,7 +20,7 @@ struct CoupledAdjoint {
   KeptScratch& scratch;
 
   __device__ const HeadsBackwardArgs<Real>& args() const { return job.own.args; }
-  __device__ Block block() const { return {scratch.sums, kThreads}; }
+  __device__ Block block() const { return {scratch.sums, scratch.partial, kThreads}; }
 
   // Calls body(t, task, adjoint) for the tasks of this block.
   template <typename F>
@@ -28,7 +28,7 @@ struct CoupledAdjoint {
     const auto with = [&](int64_t t, auto& task, auto&, Arena& arena, double* rows) {
       const TaskInput<Real>& in = task.in;
       const SupportMemory support(arena, in.M);
-      const AdjointMemory own(arena, scratch.partial, in.n, in.M, in.C, rows, false);
+      const AdjointMemory own(arena, in.n, in.M, in.C, rows, false);
       const HeadGradient<Real> out = gradient_of(job.own, t);
       task.total_weight = memory.weight[t];
       body(t, task, Adjoint<Real>{task, support, own, out, args().penalty, memory.norm});

@@ -48,7 +48,7 @@ Plan<CoupledBackwardJob<Real>> plan_coupled_backward(const HeadsBackwardArgs<Rea
   const auto lay_out = [&](Arena& arena) {
     TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.own.needs());
     SupportMemory(arena, s.M);
-    AdjointMemory(arena, nullptr, 0, s.M, s.C, nullptr, false);
+    AdjointMemory(arena, 0, s.M, s.C, nullptr, false);
   };
   const TaskPlan tasks =
       plan_kept_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out);

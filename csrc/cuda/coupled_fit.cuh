@@ -23,7 +23,7 @@ __device__ void for_each_fit(const CoupledFitJob<Real>& job, const CoupledFitMem
     const int64_t first = t * in.M * in.C;
     own.g = memory.all.g + first, own.W = memory.all.W + first;
     own.ridge = memory.all.ridge + t * in.M;
-    const ProximalMemory<double> kept(arena, scratch.partial, in.n, in.M, in.C, rows);
+    const ProximalMemory<double> kept(arena, in.n, in.M, in.C, rows);
     Proximal<double, Real> solve{task, kept, job.args.penalty.nonneg, loss_curvature(in.loss)};
     body(t, task, solve);
   };
@@ -178,7 +178,7 @@ __device__ void coupled_steps(const CoupledFitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
   const CoupledFitMemory memory = job.memory();
   const CoupledFeatures<Real> features{a.samples, a.penalty, memory.all,
-                                       Block{scratch.sums, kThreads}};
+                                       Block{scratch.sums, scratch.partial, kThreads}};
   Grid grid(&memory.reached->arrived);
   const CoupledSteps<Real> all{job, memory, features, scratch, grid};
   Momentum momentum;

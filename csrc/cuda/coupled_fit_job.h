@@ -51,7 +51,7 @@ Plan<CoupledFitJob<Real>> plan_coupled_fit(const HeadsArgs<Real>& args, int64_t 
   CoupledFitJob<Real> job{args, {}, nullptr};
   const auto lay_out = [&](Arena& arena) {
     TaskMemory<double>(arena, 0, s.M, s.C, s.loss, nullptr, job.needs());
-    ProximalMemory<double>(arena, nullptr, 0, s.M, s.C, nullptr);
+    ProximalMemory<double>(arena, 0, s.M, s.C, nullptr);
   };
   const TaskPlan tasks = plan_kept_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
   Arena coupled = counting_arena(0);

@@ -116,9 +116,9 @@ __device__ double bias_step(const Task& task) {
   const auto& memory = task.memory;
   const int64_t C = task.in.C;
   load_bias_system(task);
-  if (!factor_spd(task.block, memory.H, C, Square{C})) return 0;
+  if (!factor_spd(task.block, memory.H, C, Square{static_cast<int>(C)})) return 0;
   task.block.each(C, [&](int64_t c) { memory.step[c] = memory.gradient[c]; });
-  solve_spd(task.block, memory.H, C, 1, memory.step, Square{C});
+  solve_spd(task.block, memory.H, C, 1, memory.step, Square{static_cast<int>(C)});
   return task.block.sum(C, [&](int64_t c) { return memory.step[c] * memory.gradient[c]; });
 }
 

@@ -14,12 +14,10 @@ SPARSEDIS_HD inline int64_t fit_row_numbers(int64_t C, int64_t loss) {
 // What the proximal method keeps of a task.
 template <typename Compute>
 struct ProximalMemory {
-  Compute *move, *partial, *image, *residual;  // (M, C), scratch, (n, C) twice
-  int32_t* moved;                              // features that moved, (M), and their number
+  Compute *move, *image, *residual;  // (M, C), (n, C) twice
+  int32_t* moved;                    // features that moved, (M), and their number
 
-  SPARSEDIS_HD ProximalMemory(Arena& arena, Compute* scratch, int64_t n, int64_t M, int64_t C,
-                              double* rows)
-      : partial(scratch) {
+  SPARSEDIS_HD ProximalMemory(Arena& arena, int64_t n, int64_t M, int64_t C, double* rows) {
     move = arena.take<Compute>(M * C);
     moved = arena.take<int32_t>(M + 1);
     Compute* on_chip = arena.take_shared<Compute>(2 * n * C);
@@ -49,15 +47,13 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, true});
     if (ridge) {
-      double* partial = arena.take<double>(partials(threads));
-      RidgeMemory(arena, partial, unknowns, s.M, s.C);
+      RidgeMemory(arena, unknowns, s.M, s.C);
       return task.on_chip();
     }
-    Real* partial = arena.take<Real>(partials(threads));
-    const ProximalMemory<Real> memory(arena, partial, n, s.M, s.C, nullptr);
+    const ProximalMemory<Real> memory(arena, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
-  TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out);
+  TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out, threads);
   tasks.queued = !ridge;  // whose tasks take as long as each other
   const char* kernel = ridge ? "fit_ridge" : "fit_proximal";
   return {{args, {}, unknowns, threads}, tasks, 0, {tasks.launch(kernel, threads)}};

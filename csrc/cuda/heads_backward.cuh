@@ -21,18 +21,17 @@ __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
   clear_sums(job);
   for_each_task<double, kRaw>(
       a.samples, job.blocks, job.needs(),
-      [&](int64_t t, auto& task, Arena& arena, double* rows) {
+      [&](int64_t t, auto& task, Arena& arena, double* rows) __attribute__((always_inline)) {
         const TaskInput<Real>& in = task.in;
         const bool direct = job.unknowns > 0;
         const HeadGradient<Real> out = gradient_of(job, t);
-        double* partial = arena.take<double>(partials(job.threads));
         const SupportMemory support(arena, in.M);
-        const RidgeMemory system(arena, partial, job.unknowns, direct ? in.M : 0, in.C);
+        const RidgeMemory system(arena, job.unknowns, direct ? in.M : 0, in.C);
         const bool finite = load_solution(task, a.penalty, t, job.needs(), out.weight);
         if (!finite || task.empty())
           return fill(task, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());
         load_support(task, a.penalty, nullptr, support);
-        const AdjointMemory memory(arena, partial, in.n, support.row[in.M], in.C, rows, direct);
+        const AdjointMemory memory(arena, in.n, support.row[in.M], in.C, rows, direct);
         const Adjoint<Real> adjoint{task, support, memory, out, a.penalty};
         adjoint.load(t);
         if (direct)

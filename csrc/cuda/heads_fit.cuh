@@ -20,12 +20,11 @@ __device__ void fit_ridge(const FitJob<Real>& job) {
       a.samples, job.blocks, job.needs(),
       [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
-        const HeadResult<Real> out = result_of(a, t);
-        double* partial = arena.take<double>(partials(job.threads));
-        const RidgeMemory memory(arena, partial, job.unknowns, task.in.M, task.in.C);
+        const RidgeMemory memory(arena, job.unknowns, task.in.M, task.in.C);
         if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
-          return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
-        if (task.empty()) return write_all(task, out, Real(0), kConverged);
+          return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
+                           kNotFinite);
+        if (task.empty()) return write_all(task, result_of(a, t), Real(0), kConverged);
         const Ridge<std::remove_reference_t<decltype(task)>> ridge{task, memory};
         ridge.factor();
         ridge.fit(task.memory.R, task.memory.W);
@@ -34,7 +33,7 @@ __device__ void fit_ridge(const FitJob<Real>& job) {
           task.block.each(task.in.M * task.in.C, [&](int64_t k) { task.memory.W[k] = 0; });
         pull_all(task, task.memory.g);
         const double gap = zero > 0 ? gap_at(task, a.penalty.nonneg) / zero : 0.0;
-        write_head(task, out, gap, a.tol, 1);
+        write_head(task, result_of(a, t), gap, a.tol, 1);
       },
       job.threads);
 }
@@ -79,18 +78,17 @@ __device__ void fit_proximal(const FitJob<Real>& job) {
   for_each_task<Real, kCentred, kFirstLeft>(
       a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
-        const HeadResult<Real> out = result_of(a, t);
-        Real* partial = arena.take<Real>(partials(kThreads));
-        const ProximalMemory<Real> memory(arena, partial, in.n, in.M, in.C, rows);
+        const ProximalMemory<Real> memory(arena, in.n, in.M, in.C, rows);
         const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
         if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()) ||
             !load_start(task, init, a.penalty.nonneg))
-          return write_all(task, out, std::numeric_limits<Real>::quiet_NaN(), kNotFinite);
-        if (task.empty()) return write_all(task, out, Real(0), kConverged);
+          return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
+                           kNotFinite);
+        if (task.empty()) return write_all(task, result_of(a, t), Real(0), kConverged);
         Proximal<Real, Real> solve{task, memory, a.penalty.nonneg, loss_curvature(in.loss)};
         int64_t steps = 0;
         const double gap = solve_proximal(solve, a.tol, a.max_iter, &steps);
-        write_head(task, out, gap, a.tol, steps);
+        write_head(task, result_of(a, t), gap, a.tol, steps);
       });
 }
 

@@ -61,7 +61,7 @@ __device__ void duality_gap(const ReportJob<Real>& job) {
 template <typename Real>
 __device__ CoupledFeatures<Real> features_of(const ReportJob<Real>& job,
                                              const CoupledMemory& memory, double* scratch) {
-  return {job.args.samples, job.args.penalty, memory, Block{scratch, kThreads}};
+  return {job.args.samples, job.args.penalty, memory, Block{scratch, nullptr, kThreads}};
 }
 
 // g = A'R of every task at its weights, their objective at zero, ridges and status.
@@ -128,7 +128,7 @@ __device__ void coupled_gap(const ReportJob<Real>& job) {
   __shared__ double scratch[kThreads];
   const CoupledMemory memory = job.coupled_memory();
   const double gap = features_of(job, memory, scratch).gap();
-  Block{scratch, kThreads}.each(job.args.samples.T, [&](int64_t t) {
+  Block{scratch, nullptr, kThreads}.each(job.args.samples.T, [&](int64_t t) {
     const bool finite = memory.status[t] == kConverged;
     job.args.value[t] = static_cast<Real>(finite ? gap : std::numeric_limits<double>::quiet_NaN());
   });
@@ -138,7 +138,7 @@ __device__ void coupled_gap(const ReportJob<Real>& job) {
 template <typename Real>
 __device__ void coupled_lambda_max(const ReportJob<Real>& job) {
   __shared__ double scratch[kThreads];
-  const Block block{scratch, kThreads};
+  const Block block{scratch, nullptr, kThreads};
   const SamplesArgs<Real>& samples = job.args.samples;
   const CoupledMemory memory = job.coupled_memory();
   const double most = block.largest(samples.M, [&](int64_t m) { return memory.stretch[m]; });

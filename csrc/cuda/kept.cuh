@@ -16,7 +16,7 @@ template <Kept kept = kCentred, typename Real, typename F>
 __device__ void for_each_kept_task(const SamplesArgs<Real>& samples, const TaskBlocks& blocks,
                                    TaskNeeds needs, KeptScratch& scratch, F body) {
   using Task = BlockTask<double, Real, kept>;
-  const Block block{scratch.sums, kThreads};
+  const Block block{scratch.sums, scratch.partial, kThreads};
   for (int64_t t = blockIdx.x; t < samples.T; t += gridDim.x) {
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;

@@ -32,17 +32,19 @@ struct Proximal {
   double bend, lipschitz = 0;  // of the loss; bend times the largest eigenvalue of A'A
 
   // write(r, c, (A' y)) over features, and (A y) over samples for the features that moved.
-  template <typename Y, typename F>
-  __device__ void pull(int64_t C, Y y, F write) const {
-    const auto a = [&](int64_t j, int64_t i) { return task.a(i, j); };
-    multiply(task.block, task.in.M, task.in.n, C, memory.partial, a, y, write);
+  template <typename F>
+  __device__ void pull(int64_t C, const Compute* y, F write) const {
+    multiply<Compute>(
+        task.block, task.near(), task.in.M, task.in.n, C,
+        [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(y, C), write);
   }
-  template <typename Y, typename F>
-  __device__ void push(int64_t C, Y y, F write) const {
+  template <typename F>
+  __device__ void push(int64_t C, const Compute* y, F write) const {
     const int32_t* moved = memory.moved;
-    const auto a = [&](int64_t i, int64_t k) { return task.a(i, moved[k]); };
-    const auto at = [&](int64_t k, int64_t c) { return y(moved[k], c); };
-    multiply(task.block, task.in.n, moved[task.in.M], C, memory.partial, a, at, write);
+    multiply<Compute>(
+        task.block, task.near(), task.in.n, moved[task.in.M], C,
+        [&](auto where, int i, int k) { return task.a(where, i, moved[k]); },
+        [=, y = rows_of(y, C)](int k, int c0) { return y(moved[k], c0); }, write);
   }
 
   // The features that `moves` says move.
@@ -58,12 +60,8 @@ struct Proximal {
     list_moved([](int64_t) { return true; });
     double norm = 0;
     for (int step = 0; step < kPowerSteps; ++step) {
-      push(
-          1, [&](int64_t j, int64_t) { return v[j]; },
-          [&](int64_t i, int64_t, Compute sum) { u[i] = sum; });
-      pull(
-          1, [&](int64_t i, int64_t) { return u[i]; },
-          [&](int64_t j, int64_t, Compute sum) { v[j] = sum; });
+      push(1, v, [=](int i, int, Compute sum) { u[i] = sum; });
+      pull(1, u, [=](int j, int, Compute sum) { v[j] = sum; });
       norm = sqrt(task.block.sum(task.in.M, [&](int64_t j) { return double(v[j]) * v[j]; }));
       if (norm == 0) break;
       task.block.each(task.in.M, [&](int64_t j) { v[j] = static_cast<Compute>(v[j] / norm); });
@@ -138,9 +136,7 @@ struct Proximal {
     const int64_t C = task.in.C;
     double* g = task.memory.g;
     respond_ahead(inertia);
-    pull(
-        C, [&](int64_t i, int64_t c) { return memory.residual[i * C + c]; },
-        [&](int64_t j, int64_t c, Compute sum) { g[j * C + c] = sum; });
+    pull(C, memory.residual, [=](int64_t j, int c, Compute sum) { g[j * C + c] = sum; });
   }
 
   // Residuals or scores follow what moved.
@@ -152,9 +148,8 @@ struct Proximal {
       for (int64_t c = 0; c < C; ++c) any |= memory.move[j * C + c] != 0;
       return any;
     });
-    push(
-        C, [&](int64_t j, int64_t c) { return memory.move[j * C + c]; },
-        [&](int64_t i, int64_t c, Compute sum) { memory.image[i * C + c] = sum; });
+    Compute* image = memory.image;
+    push(C, memory.move, [=](int64_t i, int c, Compute sum) { image[i * C + c] = sum; });
     const bool squared = task.in.loss == kSquared;
     task.block.each(task.in.n * C, [&](int64_t k) {
       const double image = memory.image[k], root = m.root[k / C];

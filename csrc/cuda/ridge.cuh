@@ -9,40 +9,40 @@
 
 SPARSEDIS_BEGIN
 
-// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes
-// kTileSide rows times kTileSide, from all over, so that threads side by side read rows side by
-// side.
-template <typename X, typename Scale, typename F>
+// write(a, b, sum_k scale(k) x(a, k) x(b, k)) once for every b <= a < rows: a thread takes `side`
+// rows times as many, from all over, so that threads side by side read rows side by side.
+template <int side, typename X, typename Scale, typename F>
 __device__ void multiply_lower(const Block& block, int rows, int inner, X x, Scale scale, F write) {
-  const int step = (rows + kTileSide - 1) / kTileSide;
+  const int step = (rows + side - 1) / side;
   for (int tile = Block::rank(); tile < step * (step + 1) / 2; tile += block.threads) {
     int p = static_cast<int>((sqrt(8.0 * tile + 1) - 1) / 2);
     p += (p + 1) * (p + 2) / 2 <= tile;  // where the root was rounded down
     const int q = tile - p * (p + 1) / 2;
-    const auto row = [&](int first, int side) { return min(first + side * step, rows - 1); };
-    double sums[kTileSide][kTileSide] = {};
+    const auto row = [&](int first, int i) { return min(first + i * step, rows - 1); };
+    double sums[side][side] = {};
 #pragma unroll 1
     for (int k = 0; k < inner; ++k) {
-      double right[kTileSide];
+      double right[side];
 #pragma unroll
-      for (int j = 0; j < kTileSide; ++j) right[j] = scale(k) * x(row(q, j), k);
+      for (int j = 0; j < side; ++j) right[j] = scale(k) * x(row(q, j), k);
 #pragma unroll
-      for (int i = 0; i < kTileSide; ++i) {
+      for (int i = 0; i < side; ++i) {
         const double left = x(row(p, i), k);
 #pragma unroll
-        for (int j = 0; j < kTileSide; ++j) sums[i][j] += left * right[j];
+        for (int j = 0; j < side; ++j) sums[i][j] += left * right[j];
       }
     }
 #pragma unroll
-    for (int i = 0; i < kTileSide; ++i)
+    for (int i = 0; i < side; ++i)
 #pragma unroll
-      for (int j = 0; j < kTileSide; ++j) {
+      for (int j = 0; j < side; ++j) {
         const int a = p + i * step, b = q + j * step;
         if (a < rows && b < rows && (p != q || i >= j)) write(max(a, b), min(a, b), sums[i][j]);
       }
   }
 }
 
+constexpr int kFarTileSide = 3;  // of samples off the chip, whose addresses take registers, too
 constexpr int kLifts = 12;
 
 template <typename Task>
@@ -52,22 +52,33 @@ struct Ridge {
 
   __device__ bool dual() const { return task.in.n < task.in.M; }
   __device__ int64_t unknowns() const { return dual() ? task.in.n : task.in.M; }
-  __device__ double a(int64_t i, int64_t j) const { return task.a(i, j); }
 
   // K with its diagonal lifted by a share.
   __device__ void load_system(double lift) const {
+    if (task.near())
+      load_system<kTileSide>(Near(), lift);
+    else
+      load_system<kFarTileSide>(Far(), lift);
+  }
+  template <int side, typename Where>
+  __device__ void load_system(Where where, double lift) const {
     double* K = memory.K;
     const double *inverse = memory.inverse, *ridge = task.memory.ridge;
-    const bool dual = this->dual();
+    const int rows = static_cast<int>(unknowns());
     const Packed at;
-    multiply_lower(
-        task.block, static_cast<int>(unknowns()), static_cast<int>(dual ? task.in.M : task.in.n),
-        [&](int r, int k) { return dual ? a(r, k) : a(k, r); },
-        [&](int k) { return dual ? inverse[k] : 1.0; },
-        [&](int r, int k, double sum) {
-          const double own = dual ? 1.0 : ridge[r];
-          K[at(r, k)] = r == k ? (sum + own) * (1 + lift) : sum;
-        });
+    const auto put = [=](int r, int k, double sum, double own) {
+      K[at(r, k)] = r == k ? (sum + own) * (1 + lift) : sum;
+    };
+    if (dual())
+      multiply_lower<side>(
+          task.block, rows, static_cast<int>(task.in.M),
+          [&](int r, int k) { return task.a(where, r, k); }, [=](int k) { return inverse[k]; },
+          [=](int r, int k, double sum) { put(r, k, sum, 1.0); });
+    else
+      multiply_lower<side>(
+          task.block, rows, static_cast<int>(task.in.n),
+          [&](int r, int k) { return task.a(where, k, r); }, [](int) { return 1.0; },
+          [=](int r, int k, double sum) { put(r, k, sum, ridge[r]); });
   }
 
   // A matrix that rounding made indefinite is lifted; the certificate tells what that costs.
@@ -84,18 +95,21 @@ struct Ridge {
     }
   }
 
-  // write(j, c, (A' y)) and write(i, c, (A x)), for C outputs.
-  template <typename Y, typename F>
-  __device__ void pull(Y y, F write) const {
-    multiply(
-        task.block, task.in.M, task.in.n, task.in.C, memory.partial,
-        [&](int64_t j, int64_t i) { return a(i, j); }, y, write);
+  // write(j, c, (A' y)) for y (n, C), and write(i, c, (A D^-1 x)) for x (M, C).
+  template <typename F>
+  __device__ void pull(const double* y, F write) const {
+    multiply<double>(
+        task.block, task.near(), task.in.M, task.in.n, task.in.C,
+        [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(y, task.in.C),
+        write);
   }
-  template <typename X, typename F>
-  __device__ void push(X x, F write) const {
-    multiply(
-        task.block, task.in.n, task.in.M, task.in.C, memory.partial,
-        [&](int64_t i, int64_t j) { return a(i, j); }, x, write);
+  template <typename F>
+  __device__ void push(const double* x, F write) const {
+    const double* inverse = memory.inverse;
+    multiply<double>(
+        task.block, task.near(), task.in.n, task.in.M, task.in.C,
+        [&](auto where, int i, int j) { return inverse[j] * task.a(where, i, j); },
+        rows_of(x, task.in.C), write);
   }
   __device__ void solve(double* x) const {
     Block::sync();
@@ -107,19 +121,17 @@ struct Ridge {
   __device__ void fit(double* targets, Weight* W) const {
     const int64_t C = task.in.C;
     double* x = memory.x;
-    const auto target = [=](int64_t i, int64_t c) { return targets[i * C + c]; };
     task.block.each(task.in.n * C, [&](int64_t k) { targets[k] = task.b(k / C, k % C); });
     if (dual())
       task.block.each(task.in.n * C, [&](int64_t k) { x[k] = targets[k]; });
     else
-      pull(target, [=](int64_t j, int64_t c, double sum) { x[j * C + c] = sum; });
+      pull(targets, [=](int64_t j, int c, double sum) { x[j * C + c] = sum; });
     solve(x);
     if (!dual())
       return task.block.each(task.in.M * C, [&](int64_t k) { W[k] = static_cast<Weight>(x[k]); });
-    pull([=](int64_t i, int64_t c) { return x[i * C + c]; },
-         [&](int64_t j, int64_t c, double sum) {
-           W[j * C + c] = static_cast<Weight>(memory.inverse[j] * sum);
-         });
+    pull(x, [=, inverse = memory.inverse](int64_t j, int c, double sum) {
+      W[j * C + c] = static_cast<Weight>(inverse[j] * sum);
+    });
     Block::sync();
   }
 
@@ -128,13 +140,10 @@ struct Ridge {
     const int64_t C = task.in.C;
     if (!dual()) return solve(G);
     double *x = memory.x, *inverse = memory.inverse;
-    push([=](int64_t j, int64_t c) { return inverse[j] * G[j * C + c]; },
-         [=](int64_t i, int64_t c, double sum) { x[i * C + c] = sum; });
+    push(G, [=](int64_t i, int c, double sum) { x[i * C + c] = sum; });
     solve(x);
-    pull([=](int64_t i, int64_t c) { return x[i * C + c]; },
-         [=](int64_t j, int64_t c, double sum) {
-           G[j * C + c] = inverse[j] * (G[j * C + c] - sum);
-         });
+    pull(x,
+         [=](int64_t j, int c, double sum) { G[j * C + c] = inverse[j] * (G[j * C + c] - sum); });
     Block::sync();
   }
 };

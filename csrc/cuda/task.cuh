@@ -7,7 +7,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include "../core/dual_norm.h"
-#include "block.cuh"
+#include "products.cuh"
 #include "task_memory.h"
 
 SPARSEDIS_BEGIN
@@ -34,18 +34,31 @@ struct BlockTask {
   __device__ Compute centred(int64_t i, int64_t j, double z) const {
     return static_cast<Compute>(memory.root[i] * (z - memory.zbar[j]));
   }
+  // Whether the samples are on the chip; there they are found by offsets of 32 bits.
+  __device__ bool near() const { return memory.A != nullptr; }
+  __device__ Stored stored(int i, int j) const {
+    return memory.A[i * static_cast<int>(row_stride(in.M)) + j];
+  }
+  // A sample as it was given.
+  __device__ Real z(Near, int i, int j) const {
+    static_assert(!centres);
+    return stored(i, j);
+  }
+  __device__ Real z(Far, int64_t i, int64_t j) const { return in.z[i * in.M + j]; }
+  __device__ Compute a(Near where, int i, int j) const {
+    if constexpr (centres)
+      return stored(i, j);
+    else
+      return centred(i, j, z(where, i, j));
+  }
+  __device__ Compute a(Far where, int64_t i, int64_t j) const {
+    return centred(i, j, z(where, i, j));
+  }
   __device__ Compute a(int64_t i, int64_t j) const {
-    if (centres && memory.A) return memory.A[i * row_stride(in.M) + j];
-    return centred(i, j, z(i, j));
+    return near() ? a(Near(), i, j) : a(Far(), i, j);
   }
   __device__ Compute b(int64_t i, int64_t c) const {
     return static_cast<Compute>(memory.root[i] * (memory.y[i * in.C + c] - memory.ybar[c]));
-  }
-  // A sample as it is given; where centred ones are on the chip, from off it.
-  __device__ Real z(int64_t i, int64_t j) const {
-    if constexpr (!centres)
-      if (memory.A) return memory.A[i * row_stride(in.M) + j];
-    return in.z[i * in.M + j];
   }
 };
 
@@ -64,7 +77,8 @@ __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks
   __shared__ double scratch[kThreads];
   // Two by turns: some threads may still read a task's number when the next is written.
   __shared__ int64_t left[order == kFirstLeft ? 2 : 1];
-  const Block block{scratch, threads};
+  Arena room(shared, blocks.shared_bytes, blocks.slices + blockIdx.x * blocks.slice_bytes);
+  const Block block{scratch, room.take<double>(partials(threads)), threads};
   int turn = 0;
   for (int64_t t = blockIdx.x; t < samples.T;) {
     // Asked for early: the answer is there when the task is done.
@@ -72,7 +86,7 @@ __device__ void for_each_task(const SamplesArgs<Real>& samples, const TaskBlocks
       left[turn] = gridDim.x + static_cast<int64_t>(atomicAdd(blocks.taken, 1ull));
     const TaskInput<Real> in = task_input(samples, t);
     double* rows = blocks.rows + row_of(samples, t) * blocks.row_numbers;
-    Arena arena(shared, blocks.shared_bytes, blocks.slices + blockIdx.x * blocks.slice_bytes);
+    Arena arena = room;
     const typename Task::Memory memory(arena, in.n, in.M, in.C, in.loss, rows, needs);
     Task task{block, in, memory};
     body(t, task, arena, rows + in.n * row_numbers(in.C, in.loss));
@@ -251,34 +265,20 @@ __device__ bool load_penalty(const Task& task, const PenaltyArgs<Real>& args, in
 template <typename Task>
 __device__ void pull_all(const Task& task, double* g) {
   const int64_t C = task.in.C;
-  const double* R = task.memory.R;
-  task.block.sum_rows(task.in.n, task.in.M * C, g, [&](int64_t i, int64_t k) {
-    return static_cast<double>(task.a(i, k / C)) * R[i * C + k % C];
-  });
+  multiply<double>(
+      task.block, task.near(), task.in.M, task.in.n, C,
+      [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(task.memory.R, C),
+      [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
 }
 
-// scores = A W for W (M, C): a warp takes a sample, its lanes features.
+// scores = A W for W (M, C).
 template <typename Task>
 __device__ void score_all(const Task& task, const typename Task::Compute* W, double* scores) {
-  constexpr int outputs = 4;  // that are summed up together
-  const int64_t n = task.in.n, M = task.in.M, C = task.in.C;
-  for (int64_t i = Block::warp(); i < n; i += task.block.warps())
-    for (int64_t c0 = 0; c0 < C; c0 += outputs) {
-      double sums[outputs] = {};
-#pragma unroll 1
-      for (int64_t j = Block::lane(); j < M; j += kWarp) {
-        const double a = task.a(i, j);
-#pragma unroll
-        for (int c = 0; c < outputs; ++c)
-          if (c0 + c < C) sums[c] += a * W[j * C + c0 + c];
-      }
-#pragma unroll
-      for (int c = 0; c < outputs; ++c) {
-        const double score = warp_sum(sums[c]);
-        if (Block::lane() == 0 && c0 + c < C) scores[i * C + c0 + c] = score;
-      }
-    }
-  Block::sync();
+  const int64_t C = task.in.C;
+  multiply<double>(
+      task.block, task.near(), task.in.n, task.in.M, C,
+      [&](auto where, int i, int j) { return task.a(where, i, j); }, rows_of(W, C),
+      [=](int64_t i, int c, double sum) { scores[i * C + c] = sum; });
 }
 
 SPARSEDIS_END

@@ -11,7 +11,7 @@ SPARSEDIS_BEGIN
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;                         // of a block, at most
-constexpr int kOutputs = 8;                           // that thin products sum up together
+constexpr int kRows = 2, kOutputs = 5;                // that a thread of a thin product sums up
 constexpr int64_t kScratchBytes = 8 * kThreads + 16;  // that a block has on the chip besides arrays
 constexpr int64_t kMostSliced = int64_t{1} << 28;     // bytes of what blocks keep off the chip
 
@@ -22,7 +22,7 @@ struct Machine {
 };
 
 // Numbers of scratch that thin products of so many threads need.
-SPARSEDIS_HD constexpr int64_t partials(int64_t threads) { return threads * kOutputs; }
+SPARSEDIS_HD constexpr int64_t partials(int64_t threads) { return threads * kRows * kOutputs; }
 
 // A kernel by name, its grid and its shared memory. Blocks of a cooperative launch run at the same
 // time, and wait for each other.
@@ -98,8 +98,9 @@ inline int64_t row_bytes(int64_t rows, int64_t row_numbers) {
 // as there are on average are to fit there.
 template <typename Real, typename LayOut>
 TaskPlan plan_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_numbers,
-                    const Machine& machine, LayOut lay_out) {
+                    const Machine& machine, LayOut lay_out, int threads = kThreads) {
   Arena arena = counting_arena(machine.shared_bytes);
+  arena.take<double>(partials(threads));
   const bool fits =
       lay_out(arena, s.offsets ? 2 * (rows / std::max<int64_t>(s.T, 1) + 1) : s.n) && !s.offsets;
   const int64_t slice = arena.sliced();

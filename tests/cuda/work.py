@@ -6,10 +6,12 @@ python -m tests.cuda.work --check    execute all cases and list what differs fro
 Cases are heads in float32. `bytes` are those of global memory over inputs and outputs.
 `multiplications` (with or without an addition) are compared with those of the algorithm: Gram
 matrix, factor and solve of ridge; two products with the samples for a step, and two for a
-certificate; conjugate gradients report no steps to count by. `blocks` are those that a
-multiprocessor of an H100 holds, by registers and shared memory. `floor_ns` is an estimate for a
-task, not a measurement: whatever takes longer, its bytes at 3.0 TB/s or its multiply-adds at the
-datasheet's 67 TFLOP/s (float32) and 34 TFLOP/s (float64), with all multiprocessors busy.
+certificate; conjugate gradients report no steps to count by. `shared_accesses` are loads and stores
+of shared memory, `instructions` those of PTX, both of a task and over all threads. `blocks` are
+those that a multiprocessor of an H100 holds, by registers and shared memory. `floor_ns` is an
+estimate for a task, not a measurement: whatever takes longest with all multiprocessors busy, its
+bytes at 3.0 TB/s, its multiply-adds at the datasheet's 67 TFLOP/s (float32) and 34 TFLOP/s
+(float64), its instructions at four of a warp in a cycle, or its accesses at one of a warp.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ SHARED_BYTES = 226 * 1024  # that a block may ask for: 227 KB without its scratc
 MOST_BLOCKS = 32  # of a multiprocessor
 STATIC_BYTES = 2048  # of a block: its scratch, and what the system keeps
 BANDWIDTH, RATES = 3.0e12, {4: 67e12, 8: 34e12}
+ISSUED = 33.5e12  # instructions of a thread in a second; an access takes as long as four
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,13 @@ def measure(case: Case) -> list[Row]:
         executed = stats.multiplications
         ratio = counted[k] and f"{sum(executed.values()) / counted[k]:.2f}"
         total = stats.bytes_loaded + stats.bytes_stored
-        arithmetic = sum(2 * count / RATES[width] for width, count in executed.items())
+        accesses = sum(stats.shared_accesses.values())
+        seconds = (
+            total / BANDWIDTH,
+            sum(2 * count / RATES[width] for width, count in executed.items()),
+            stats.instructions / ISSUED,
+            4 * accesses / ISSUED,
+        )
         row = {
             "case": case.name,
             "kernel": kernel,
@@ -110,7 +119,9 @@ def measure(case: Case) -> list[Row]:
             "float32": executed.get(4, 0) // TASKS,
             "float64": executed.get(8, 0) // TASKS,
             "counted": ratio or "",
-            "floor_ns": f"{1e9 / TASKS * max(total / BANDWIDTH, arithmetic):.1f}",
+            "shared_accesses": accesses // TASKS,
+            "instructions": stats.instructions // TASKS,
+            "floor_ns": f"{1e9 / TASKS * max(seconds):.1f}",
         }
         rows.append({column: str(value) for column, value in row.items()})
     return rows
@@ -131,17 +142,23 @@ def read() -> list[Row]:
     return tables.read(TABLE)
 
 
+def instructions_of(row: Row) -> float:
+    """Instructions for a multiplication."""
+    return int(row["instructions"]) / (int(row["float32"]) + int(row["float64"]))
+
+
 def markdown(rows: list[Row]) -> str:
     """README's table: a line for each fit and its gradient."""
     lines = [
         "| heads | kernel | steps | blocks a multiprocessor | multiplications / counted "
-        "| fit, estimate | gradient, estimate |",
-        "|---|---|---|---|---|---|---|",
+        "| instructions / multiplications | fit, estimate | gradient, estimate |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for fit, gradient in zip(rows[::2], rows[1::2], strict=True):
         cells = [
             fit["case"], f"`{fit['kernel']}`", fit["steps"],
             f"{fit['blocks']}, of the gradient {gradient['blocks']}", fit["counted"],
+            " and ".join(f"{instructions_of(row):.1f}" for row in (fit, gradient)),
             f"{float(fit['floor_ns']):.0f} ns", f"{float(gradient['floor_ns']):.0f} ns",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

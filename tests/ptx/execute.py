@@ -82,6 +82,8 @@ class LaunchStats:
     global_loads: dict[int, int] = field(default_factory=dict)
     global_stores: dict[int, int] = field(default_factory=dict)
     global_atomics: dict[int, int] = field(default_factory=dict)
+    shared_accesses: dict[int, int] = field(default_factory=dict)
+    instructions: int = 0  # of PTX, whether or not their predicate holds
     barriers: int = 0  # completed block barriers
     dropped: int = 0  # arrivals at the barrier that was left out
     # of float32 and float64, with or without an addition
@@ -146,6 +148,8 @@ class _Result(ctypes.Structure):
         ("loads", ctypes.c_uint64 * _WIDTHS),
         ("stores", ctypes.c_uint64 * _WIDTHS),
         ("atomics", ctypes.c_uint64 * _WIDTHS),
+        ("shared", ctypes.c_uint64 * _WIDTHS),
+        ("instructions", ctypes.c_uint64),
         ("barriers", ctypes.c_uint64),
         ("dropped", ctypes.c_uint64),
         ("multiplications", ctypes.c_uint64 * _WIDTHS),
@@ -163,6 +167,8 @@ class _Result(ctypes.Structure):
             by_width(self.loads),
             by_width(self.stores),
             by_width(self.atomics),
+            by_width(self.shared),
+            self.instructions,
             self.barriers,
             self.dropped,
             by_width(self.multiplications),

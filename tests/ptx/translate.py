@@ -389,6 +389,8 @@ class FunctionTranslator:
         self.local_bytes = 0
         self.unique = 0
         self.labels_seen: set[str] = set()
+        self.counter: int | None = None  # the line of code that counts a basic block
+        self.instructions = 0  # of it, so far
         self.parameters = self._read_parameters()
         self.cpp_name = ("entry_" if text.kind == "entry" else "function_") + identifier(text.name)
 
@@ -458,6 +460,13 @@ class FunctionTranslator:
                 self._translate_statement(" ".join(body[start:position].split()), line)
             position += 1
             line += body.count("\n", start, position)
+        self._end_block()
+
+    def _end_block(self) -> None:
+        """Have what has been translated since the last jump or label counted when it starts."""
+        if self.counter is not None:
+            self.code[self.counter] = f"count_instructions({self.instructions});"
+        self.counter, self.instructions = None, 0
 
     def _open_scope(self, body: str, position: int) -> None:
         self.unique += 1
@@ -476,6 +485,7 @@ class FunctionTranslator:
         table_pattern = re.compile(r"\s*\.(branchtargets|callprototype|calltargets)\b([^;]*);")
         table = table_pattern.match(body, match.end())
         if not table:
+            self._end_block()
             self.code.append(f"{self.label(match[1])}:;")
             self.labels_seen.add(self.label(match[1]))
             return match.end()
@@ -548,11 +558,17 @@ class FunctionTranslator:
         opcode, _, rest = statement.partition(" ")
         opcode, *modifiers = opcode.split(".")
         instruction = Instruction(opcode, modifiers, split_operands(rest), line, rest)
+        if self.counter is None:
+            self.counter = len(self.code)
+            self.code.append("")
+        self.instructions += 1
         masked = guard and instructions.memory.touches_global(instruction)
         code = instructions.translate_instruction(self, instruction)
         self.code.append(f'\n#line {line} "{self.module.file_name}"')
         otherwise = f" else masked_access({line});" if masked else ""
         self.code.append(f"{guard}{{ {code} }}{otherwise}")
+        if opcode in ("bra", "brx", "ret", "exit"):
+            self._end_block()
 
     # ---- operands, for instructions.py
 

@@ -157,6 +157,8 @@ constexpr int WIDTHS = 6;  // 1, 2, 4, 8, 16, 32 bytes
 
 struct Result {
   u64 loads[WIDTHS], stores[WIDTHS], atomics[WIDTHS];
+  u64 shared[WIDTHS];
+  u64 instructions;  // whether or not their predicate holds
   u64 barriers, dropped;
   u64 multiplications[WIDTHS];
   u64 sectors_loaded, sectors_stored;  // only with count_sectors
@@ -176,6 +178,7 @@ struct Machine {
 };
 
 inline Machine machine;
+PTX_NO_TSAN inline void count_instructions(u64 count) { machine.result.instructions += count; }
 inline Block* running;  // whose threads run
 
 PTX_NO_TSAN inline Thread& self() { return running->threads[machine.current]; }

@@ -104,7 +104,10 @@ PTX_NO_TSAN inline void check_access(u64 address, u32 bytes, Space space, Access
   if (address % bytes) fail(line, "misaligned access", address);
   if (space == Space::generic)
     space = in_shared(address) ? Space::shared : in_local(address) ? Space::local : Space::global;
-  if (space == Space::shared) check_shared(address, bytes, access, line);
+  if (space == Space::shared) {
+    machine.result.shared[__builtin_ctz(bytes)]++;
+    check_shared(address, bytes, access, line);
+  }
   if (space == Space::global) {
     count_global(address, bytes, access, line);
     check_global(address, bytes, access, line);
