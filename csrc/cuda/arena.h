@@ -24,10 +24,13 @@ class Arena {
   template <typename T>
   SPARSEDIS_HD T* take_shared(int64_t count) {
     const int64_t at = taken_;
+    whole_ = whole_ && bytes_of<T>(count) <= room_ - taken_;
     if (bytes_of<T>(count) > room_ - taken_) return nullptr;
     taken_ += bytes_of<T>(count);
     return reinterpret_cast<T*>(shared_ + at);
   }
+  // Whether all that was asked for is on the chip.
+  SPARSEDIS_HD bool whole() const { return whole_; }
   SPARSEDIS_HD int64_t taken() const { return taken_; }
   SPARSEDIS_HD int64_t sliced() const { return sliced_; }
 
@@ -39,6 +42,7 @@ class Arena {
 
   char *shared_, *slice_;
   int64_t room_, taken_ = 0, sliced_ = 0;
+  bool whole_ = true;
 };
 
 SPARSEDIS_END

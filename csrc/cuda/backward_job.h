@@ -91,14 +91,14 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
   if (numbers > 0) machine.blocks = most_sums(numbers);
   const bool direct = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = direct ? ridge_unknowns(s) : 0;
-  const int threads = direct ? ridge_threads(unknowns, s.M) : kThreads;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<double, Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, false});
     SupportMemory(arena, s.M);
-    RidgeMemory(arena, unknowns, direct ? s.M : 0, s.C);
+    RidgeMemory(arena, unknowns, direct ? s.M : 0);
     const AdjointMemory memory(arena, n, s.M, s.C, nullptr, direct);
     return task.on_chip() && memory.product != nullptr;
   };
+  const int threads = direct ? ridge_threads(unknowns, s.M) : task_threads(s, lay_out);
   const TaskPlan tasks =
       plan_tasks(s, rows, backward_row_numbers(s.C, s.loss), machine, lay_out, threads);
   const int64_t writers = numbers > 0 ? tasks.grid : 0;

@@ -43,16 +43,16 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
   const SamplesArgs<Real>& s = args.samples;
   const bool ridge = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = ridge_unknowns(s);
-  const int threads = ridge ? ridge_threads(unknowns, s.M) : kThreads;
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, true});
     if (ridge) {
-      RidgeMemory(arena, unknowns, s.M, s.C);
+      RidgeMemory(arena, unknowns, s.M);
       return task.on_chip();
     }
     const ProximalMemory<Real> memory(arena, n, s.M, s.C, nullptr);
     return task.on_chip() && memory.image != nullptr;
   };
+  const int threads = ridge ? ridge_threads(unknowns, s.M) : task_threads(s, lay_out);
   TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out, threads);
   tasks.queued = !ridge;  // whose tasks take as long as each other
   const char* kernel = ridge ? "fit_ridge" : "fit_proximal";

@@ -20,14 +20,14 @@ __device__ void fit_ridge(const FitJob<Real>& job) {
       a.samples, job.blocks, job.needs(),
       [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
-        const RidgeMemory memory(arena, job.unknowns, task.in.M, task.in.C);
+        const RidgeMemory memory(arena, job.unknowns, task.in.M);
         if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
           return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
                            kNotFinite);
         if (task.empty()) return write_all(task, result_of(a, t), Real(0), kConverged);
         const Ridge<std::remove_reference_t<decltype(task)>> ridge{task, memory};
         ridge.factor();
-        ridge.fit(task.memory.R, task.memory.W);
+        ridge.fit();
         const double zero = evaluate_both(task, true);
         if (zero == 0)
           task.block.each(task.in.M * task.in.C, [&](int64_t k) { task.memory.W[k] = 0; });
@@ -76,7 +76,8 @@ template <typename Real>
 __device__ void fit_proximal(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
   for_each_task<Real, kCentred, kFirstLeft>(
-      a.samples, job.blocks, job.needs(), [&](int64_t t, auto& task, Arena& arena, double* rows) {
+      a.samples, job.blocks, job.needs(),
+      [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
         const ProximalMemory<Real> memory(arena, in.n, in.M, in.C, rows);
         const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
@@ -89,7 +90,8 @@ __device__ void fit_proximal(const FitJob<Real>& job) {
         int64_t steps = 0;
         const double gap = solve_proximal(solve, a.tol, a.max_iter, &steps);
         write_head(task, result_of(a, t), gap, a.tol, steps);
-      });
+      },
+      job.threads);
 }
 
 SPARSEDIS_END

@@ -112,39 +112,37 @@ struct Ridge {
         rows_of(x, task.in.C), write);
   }
   __device__ void solve(double* x) const {
-    Block::sync();
     solve_spd(task.block, memory.K, unknowns(), task.in.C, x, Packed());
   }
 
-  // W = (A'A + D)^-1 A'B, K factored; leaves B in `targets` (n, C).
-  template <typename Weight>
-  __device__ void fit(double* targets, Weight* W) const {
+  // W = (A'A + D)^-1 A'B, K factored; R and g are where it works.
+  __device__ void fit() const {
+    const auto& m = task.memory;
     const int64_t C = task.in.C;
-    double* x = memory.x;
-    task.block.each(task.in.n * C, [&](int64_t k) { targets[k] = task.b(k / C, k % C); });
-    if (dual())
-      task.block.each(task.in.n * C, [&](int64_t k) { x[k] = targets[k]; });
-    else
-      pull(targets, [=](int64_t j, int c, double sum) { x[j * C + c] = sum; });
-    solve(x);
-    if (!dual())
-      return task.block.each(task.in.M * C, [&](int64_t k) { W[k] = static_cast<Weight>(x[k]); });
-    pull(x, [=, inverse = memory.inverse](int64_t j, int c, double sum) {
-      W[j * C + c] = static_cast<Weight>(inverse[j] * sum);
-    });
-    Block::sync();
+    double *R = m.R, *g = m.g;
+    auto* W = m.W;
+    using Weight = std::remove_reference_t<decltype(*W)>;
+    task.block.each(task.in.n * C, [&](int64_t k) { R[k] = task.b(k / C, k % C); });
+    if (dual()) {
+      solve(R);
+      return pull(R, [=, inverse = memory.inverse](int64_t j, int c, double sum) {
+        W[j * C + c] = static_cast<Weight>(inverse[j] * sum);
+      });
+    }
+    pull(R, [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
+    solve(g);
+    task.block.each(task.in.M * C, [&](int64_t k) { W[k] = static_cast<Weight>(g[k]); });
   }
 
-  // G (M, C) <- (A'A + D)^-1 G, K factored.
-  __device__ void invert(double* G) const {
-    const int64_t C = task.in.C;
+  // G (M, C) <- (A'A + D)^-1 G, K factored; x (n, C) is where it works.
+  __device__ void invert(double* G, double* x) const {
     if (!dual()) return solve(G);
-    double *x = memory.x, *inverse = memory.inverse;
+    const int64_t C = task.in.C;
+    const double* inverse = memory.inverse;
     push(G, [=](int64_t i, int c, double sum) { x[i * C + c] = sum; });
     solve(x);
     pull(x,
          [=](int64_t j, int c, double sum) { G[j * C + c] = inverse[j] * (G[j * C + c] - sum); });
-    Block::sync();
   }
 };
 

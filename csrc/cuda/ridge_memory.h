@@ -8,11 +8,10 @@ SPARSEDIS_BEGIN
 constexpr int kTileSide = 4;  // rows and columns of the system that a thread sums up together
 
 struct RidgeMemory {
-  double *K, *x, *inverse;  // the lower half of (N, N), row after row; (N, C); (M)
+  double *K, *inverse;  // the lower half of (N, N), row after row; (M)
 
-  SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t M, int64_t C) {
-    K = arena.take<double>(packed_numbers(N)), x = arena.take<double>(N * C);
-    inverse = arena.take<double>(M);
+  SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t M) {
+    K = arena.take<double>(packed_numbers(N)), inverse = arena.take<double>(M);
   }
 };
 

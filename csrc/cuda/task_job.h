@@ -13,6 +13,7 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 128;                         // of a block, at most
 constexpr int kRows = 2, kOutputs = 5;                // that a thread of a thin product sums up
 constexpr int64_t kScratchBytes = 8 * kThreads + 16;  // that a block has on the chip besides arrays
+constexpr int64_t kWarpBytes = 36 * 1024;             // six tasks on a multiprocessor of an H100
 constexpr int64_t kMostSliced = int64_t{1} << 28;     // bytes of what blocks keep off the chip
 
 // What a GPU gives: shared memory of a block, how many blocks it is to be offered, and how many of
@@ -110,6 +111,17 @@ TaskPlan plan_tasks(const SamplesArgs<Real>& s, int64_t rows, int64_t row_number
           grid,
           grid,
           fits ? 0 : row_bytes(rows, row_numbers)};
+}
+
+// A warp for a task that takes no more than kWarpBytes: what every thread does for itself is done
+// by fewer, and no warp waits for another. That depends neither on the batch nor on the device,
+// since sums do; ragged tasks may have any size.
+template <typename Real, typename LayOut>
+int task_threads(const SamplesArgs<Real>& s, LayOut lay_out) {
+  Arena arena = counting_arena(kWarpBytes);
+  arena.take<double>(partials(kWarp));
+  lay_out(arena, s.n);
+  return arena.whole() && !s.offsets ? kWarp : kThreads;
 }
 
 // Tasks whose arrays are all kept off the chip. `lay_out(arena)` takes what a task needs beside the

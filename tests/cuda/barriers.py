@@ -35,9 +35,9 @@ from tests.tables import Row
 
 TABLE = Path(__file__).with_name("barriers.csv")
 CAPABILITY, DTYPE, BLOCKS = 80, torch.float64, 2
-# Samples, features and outputs of a task, and bytes of shared memory: few of each, more weights
-# than a block has threads, and arrays off the chip.
-SIZES = ((9, 5, 3, MACHINE[0]), (20, 70, 9, MACHINE[0]), (9, 5, 3, 0))
+# Samples, features and outputs of a task, and bytes of shared memory: few of each, more than a warp
+# takes, and arrays off the chip.
+SIZES = ((9, 5, 3, MACHINE[0]), (20, 100, 9, MACHINE[0]), (9, 5, 3, 0))
 MANY_OUTPUTS = (4, 2, 65)  # more than half of a block's threads
 TASKS = 3
 

@@ -185,3 +185,37 @@ st.global.u32 [%rd10], %r5;
 """
     run(body, [out, other])
     assert np.array_equal(out, other)
+
+
+# ---- what is counted
+
+
+def test_instructions_of_a_loop_and_behind_a_predicate():
+    body = """
+    mov.u32 %r2, 0;
+    again:
+    add.u32 %r2, %r2, 1;
+    setp.le.u32 %p1, %r2, %r1;
+    @%p1 bra again;
+    setp.eq.u32 %p2, %r1, 5;
+    @%p2 mov.u32 %r2, 0;
+    st.global.u32 [%rd10], %r2;
+    """
+    out = np.zeros(32, np.int32)
+    stats = run(body, [out])
+    assert np.array_equal(out, np.where(LANES == 5, 0, LANES + 1))
+    straight = 3 + 1 + 3 + 1  # up to the loop, before it, after it, and the end
+    assert stats.instructions == 32 * straight + 3 * sum(LANES + 1)
+
+
+def test_accesses_to_shared_memory():
+    body = """
+    mov.u32 %r3, tile;
+    mad.lo.u32 %r4, %r1, 16, %r3;
+    st.shared.v4.u32 [%r4], {%r1, %r1, %r1, %r1};
+    ld.shared.u32 %r5, [%r4];
+    ld.shared.u32 %r6, [%r4+4];
+    """
+    stats = run(body, [])
+    assert stats.shared_accesses == {16: 32, 4: 64}
+    assert stats.global_loads == {}
