@@ -6,7 +6,7 @@ SPARSEDIS_BEGIN
 
 #define SPARSEDIS_REPORTS(DO)       \
   DO(ReportJob, lambda_max, 1)      \
-  DO(ReportJob, duality_gap, 1)     \
+  DO(ReportJob, duality_gap, 3)     \
   DO(ReportJob, coupled_pull, 3)    \
   DO(ReportJob, feature_stretch, 1) \
   DO(ReportJob, coupled_loss, 3)    \
