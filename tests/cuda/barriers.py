@@ -35,9 +35,9 @@ from tests.tables import Row
 
 TABLE = Path(__file__).with_name("barriers.csv")
 CAPABILITY, DTYPE, BLOCKS = 80, torch.float64, 2
-# Samples, features and outputs of a task, and bytes of shared memory: few of each, more than a warp
-# takes, and arrays off the chip.
-SIZES = ((9, 5, 3, MACHINE[0]), (20, 100, 9, MACHINE[0]), (9, 5, 3, 0))
+# Samples, features and outputs of a task: few of each, which are tried off the chip, too; more
+# weights than a block has threads; more than a warp takes.
+SMALL, MEDIUM, LARGE = (9, 5, 3), (20, 70, 9), (20, 100, 9)
 MANY_OUTPUTS = (4, 2, 65)  # more than half of a block's threads
 TASKS = 3
 
@@ -108,6 +108,7 @@ class Op:
     kinds: tuple[str, ...]
     losses: tuple[str, ...] = tuple(LOSSES)
     samples: Callable[..., Samples] = heads_problem
+    most: tuple[int, int, int] = MEDIUM
 
 
 OPS = {
@@ -120,9 +121,11 @@ OPS = {
     "coupled_gap": Op(report, ("nested_ridge",)),
     "coupled_lambda_max": Op(report_at_zero, ("nested_ridge",)),
     "fit_ridge": Op(fit, ("ridge",), ("squared",)),
-    "fit_proximal": Op(fit, ("sparse_group_ridge",)),
-    "fit_heads_backward": Op(backward, ("sparse_group_ridge", "ridge"), samples=one_design),
-    "add_sums": Op(backward, ("sparse_group_ridge",), samples=one_design),
+    "fit_proximal": Op(fit, ("sparse_group_ridge",), most=LARGE),
+    "fit_heads_backward": Op(
+        backward, ("sparse_group_ridge", "ridge"), samples=one_design, most=LARGE
+    ),
+    "add_sums": Op(backward, ("sparse_group_ridge",), samples=one_design, most=LARGE),
     "coupled_start": Op(fit, ("nested_ridge",)),
     "coupled_steps": Op(fit, ("nested_ridge",)),
     "coupled_write": Op(fit, ("nested_ridge",)),
@@ -138,8 +141,8 @@ OPS = {
 
 def common(op: Op) -> Iterator[Problem]:
     """Problems of every size, loss and kind of penalty."""
-    for n, M, C, shared_bytes in SIZES:
-        samples = op.samples(TASKS, n, M, C)
+    for size, shared_bytes in ((SMALL, MACHINE[0]), (op.most, MACHINE[0]), (SMALL, 0)):
+        samples = op.samples(TASKS, *size)
         for loss, kind in product(op.losses, op.kinds):
             yield Problem(samples, loss, kind, shared_bytes)
 
@@ -157,8 +160,8 @@ def odd_samples(op: Op) -> Samples:
     """A task that is not finite, one without weight, one without targets; if tasks have designs of
     their own, one whose matrix rounding makes indefinite, too.
     """
-    n, M, C, _ = SIZES[0]
-    samples = op.samples(TASKS + 1, n, M, C)
+    n = SMALL[0]
+    samples = op.samples(TASKS + 1, *SMALL)
     samples.y[0, 0, 0] = torch.nan
     samples.y[2] = 0
     weight = torch.ones(TASKS + 1, n, dtype=DTYPE)
