@@ -368,7 +368,7 @@ struct Adjoint {
            });
     }
     task.block.each(n, [&](int64_t i) {
-      if (!squared()) mean_of(task, m.S, m.bias, i);
+      if (!squared()) mean_of(task, m.bias, i);
       double grad = 0;
       for (int64_t c = 0; c < C; ++c) {
         const int64_t k = i * C + c;

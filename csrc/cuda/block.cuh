@@ -26,16 +26,17 @@ struct Block {
     sync();
   }
   // Two sums, of the pairs that body(i, pair) adds to.
-  template <typename F>
-  __device__ void sums(int64_t count, double (&pair)[2], F body) const {
+  template <typename Number, typename F>
+  __device__ void sums(int64_t count, Number (&pair)[2], F body) const {
     pair[0] = pair[1] = 0;
 #pragma unroll 1
     for (int64_t i = rank(); i < count; i += threads) body(i, pair);
-    for (double& total : pair) total = combined(total, Sum());
+    for (Number& total : pair) total = combined(total, Sum());
   }
+  // In the type of what is summed up.
   template <typename F>
-  __device__ double sum(int64_t count, F body) const {
-    double total = 0;
+  __device__ auto sum(int64_t count, F body) const {
+    decltype(body(count)) total = 0;
 #pragma unroll 1
     for (int64_t i = rank(); i < count; i += threads) total += body(i);
     return combined(total, Sum());
@@ -52,9 +53,11 @@ struct Block {
   // are dealt out where there are fewer columns than threads.
   template <typename Out, typename F>
   __device__ void sum_rows(int64_t rows, int64_t width, Out* out, F term) const {
+    using Number = decltype(term(rows, width));
+    Number* scratch = reinterpret_cast<Number*>(this->scratch);
     if (2 * width > threads) {
       each(width, [&](int64_t k) {
-        double total = 0;
+        Number total = 0;
 #pragma unroll 1
         for (int64_t i = 0; i < rows; ++i) total += term(i, k);
         out[k] = static_cast<Out>(total);
@@ -62,14 +65,14 @@ struct Block {
       return;
     }
     const int64_t parts = width > 0 ? threads / width : 1, part = width > 0 ? rank() / width : 0;
-    double total = 0;
+    Number total = 0;
     if (part < parts && width > 0)
 #pragma unroll 1
       for (int64_t i = part; i < rows; i += parts) total += term(i, rank() % width);
     scratch[rank()] = total;
     sync();
     each(width, [&](int64_t k) {
-      double sum = 0;
+      Number sum = 0;
 #pragma unroll 1
       for (int64_t p = 0; p < parts; ++p) sum += scratch[p * width + k];
       out[k] = static_cast<Out>(sum);
@@ -78,15 +81,19 @@ struct Block {
 
  private:
   struct Sum {
-    __device__ double operator()(double a, double b) const { return a + b; }
+    template <typename Number>
+    __device__ Number operator()(Number a, Number b) const {
+      return a + b;
+    }
   };
   struct Most {
     __device__ double operator()(double a, double b) const { return fmax(a, b); }
   };
 
   // All threads' numbers as one, the same in all of them.
-  template <typename Op>
-  __device__ double combined(double x, Op op) const {
+  template <typename Number, typename Op>
+  __device__ Number combined(Number x, Op op) const {
+    Number* scratch = reinterpret_cast<Number*>(this->scratch);
     for (int step = kWarp / 2; step > 0; step /= 2)
       x = op(x, __shfl_xor_sync(0xffffffffu, x, step));
     if (threads > kWarp && lane() == 0) scratch[warp()] = x;

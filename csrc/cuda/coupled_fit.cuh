@@ -55,7 +55,7 @@ __device__ void coupled_start(const CoupledFitJob<Real>& job) {
     task.block.each(M, [&](int64_t j) { memory.all.excess[j * a.samples.T + t] = 0; });
     if (Block::rank() > 0) return;
     memory.all.status[t] = finite ? kConverged : kNotFinite;
-    memory.all.zero[t] = zero, memory.all.loss[t] = memory.uphill[t] = 0;
+    memory.all.zero[t] = zero, memory.all.loss[t] = memory.uphill[t] = memory.length2[t] = 0;
     memory.weight[t] = present ? task.total_weight : 0.0;
     memory.lipschitz[t] = present ? solve.lipschitz : 1.0;
   });
@@ -79,12 +79,10 @@ struct CoupledSteps {
 
   // The gap of all tasks together, from the data.
   __device__ double gap() const {
-    each_task([&](int64_t, auto& task, auto&) {
+    each_task([&](int64_t, auto& task, auto& solve) {
       evaluate(task, true);
       pull_all(task, task.memory.g);
-      // What the certificate found of the bias is new to the momentum.
-      if (task.in.loss == kSquared) return;
-      task.block.each(task.in.C, [&](int64_t c) { task.memory.step[c] = 0; });
+      solve.start();
     });
     grid.sync();
     features.load_stretch(true);
@@ -129,9 +127,10 @@ struct CoupledSteps {
     });
   }
 
-  // Moves feature j of task t to it; returns what tells uphill.
+  // Moves feature j of task t to it.
   template <typename Solve>
-  __device__ double move_feature(int64_t t, int64_t j, double inertia, const Solve& solve) const {
+  __device__ void move_feature(int64_t t, int64_t j, double inertia, const Solve& solve,
+                               double (&told)[2]) const {
     const PenaltyArgs<Real>& penalty = job.args.penalty;
     const TaskMemory<double>& m = solve.task.memory;
     const int64_t C = solve.task.in.C;
@@ -139,36 +138,41 @@ struct CoupledSteps {
     const double b = memory.all.excess[j * job.args.samples.T + t], norm = memory.norm[j];
     const double curvature = L + m.ridge[j] + (shared > 0 ? shared / norm : 0.0);
     const double factor = norm > 0 && b > 0 ? b / ((b + at(penalty.group, t, j)) * curvature) : 0.0;
-    double uphill = 0;
     for (int64_t c = 0; c < C; ++c) {
       double &w = m.W[j * C + c], &v = solve.memory.move[j * C + c];
       const double next = factor * soft_threshold(m.g[j * C + c], l1, solve.nonneg);
       const double ahead = w + inertia * v;
       v = next - w, w = next;
-      uphill += L * (ahead - next) * v;
+      add_move(told, L, ahead - next, v);
     }
-    return uphill;
   }
 
   __device__ void move(double inertia) const {
     each_task([&](int64_t t, auto& task, auto& solve) {
-      const double uphill = task.block.sum(task.in.M, [&](int64_t j) {
-        return move_feature(t, j, inertia, solve);
-      }) + solve.move_bias(inertia);
+      double told[2];
+      task.block.sums(task.in.M, told, [&](int64_t j, double (&pair)[2]) {
+        move_feature(t, j, inertia, solve, pair);
+      });
+      solve.move_bias(told);
       solve.follow();
-      if (Block::rank() == 0) memory.uphill[t] = uphill;
+      if (Block::rank() == 0) memory.uphill[t] = told[0], memory.length2[t] = told[1];
     });
   }
 
-  __device__ void step(Momentum& momentum) const {
+  // Returns the step's squared length.
+  __device__ double step(Momentum<double>& momentum) const {
     look_ahead(momentum.inertia);
     grid.sync();
     load_norms();
     grid.sync();
     move(momentum.inertia);
     grid.sync();
-    momentum.advance(
-        features.block.sum(job.args.samples.T, [&](int64_t t) { return memory.uphill[t]; }));
+    double told[2];
+    features.block.sums(job.args.samples.T, told, [&](int64_t t, double (&pair)[2]) {
+      pair[0] += memory.uphill[t], pair[1] += memory.length2[t];
+    });
+    momentum.advance(told[0]);
+    return told[1];
   }
 };
 
@@ -181,13 +185,15 @@ __device__ void coupled_steps(const CoupledFitJob<Real>& job) {
                                        Block{scratch.sums, scratch.partial, kThreads}};
   Grid grid(&memory.reached->arrived);
   const CoupledSteps<Real> all{job, memory, features, scratch, grid};
-  Momentum momentum;
+  Momentum<double> momentum;
   int64_t steps = 0;
   double gap = all.gap();
 #pragma unroll 1
   while (gap > a.tol && steps < a.max_iter) {
+    Rhythm<double> rhythm(gap, a.tol);
 #pragma unroll 1
-    for (int k = 0; k < kCheckEvery && steps < a.max_iter; ++k, ++steps) all.step(momentum);
+    for (bool due = false; !due && steps < a.max_iter; ++steps)
+      due = rhythm.due(all.step(momentum));
     gap = all.gap();
   }
   if (blockIdx.x == 0 && Block::rank() == 0)

@@ -16,14 +16,15 @@ struct Reached {
 // What a fit keeps of all tasks, besides their own slices.
 struct CoupledFitMemory {
   CoupledMemory all;
-  double *lipschitz, *weight,
-      *uphill;   // (T): of the loss; of all samples, 0 where nothing is fitted
-  double* norm;  // (M): of a feature's weights over all tasks
+  double *lipschitz, *weight;  // (T): of the loss; of all samples, 0 where nothing is fitted
+  double *uphill, *length2;    // (T): what a step told
+  double* norm;                // (M): of a feature's weights over all tasks
   Reached* reached;
 
   SPARSEDIS_HD CoupledFitMemory(Arena& arena, int64_t T, int64_t M, int64_t C)
       : all(arena, T, M, C) {
-    for (double** of_task : {&lipschitz, &weight, &uphill}) *of_task = arena.take<double>(T);
+    for (double** of_task : {&lipschitz, &weight, &uphill, &length2})
+      *of_task = arena.take<double>(T);
     norm = arena.take<double>(M), reached = arena.take<Reached>(1);
   }
 };

@@ -13,7 +13,8 @@ __device__ void load_bias(const Task& task) {
   const auto& in = task.in;
   const auto& memory = task.memory;
   const int64_t C = in.C;
-  double *limit = memory.limit, *start = memory.bias, *ones = memory.step, *zeros = memory.trial;
+  float* limit = memory.limit;
+  double *start = memory.bias, *ones = memory.step, *zeros = memory.trial;
   const auto target = [&](int64_t i, int64_t c) {
     return memory.p[i] > 0 ? memory.y[i * C + c] : 0.0;
   };
@@ -22,7 +23,8 @@ __device__ void load_bias(const Task& task) {
   task.block.sum_rows(in.n, C, zeros,
                       [&](int64_t i, int64_t c) { return memory.p[i] * (1 - target(i, c)); });
   task.block.each(C, [&](int64_t c) {
-    limit[c] = limit_of(in.loss, ones[c], zeros[c], !task.empty(), in.fit_intercept);
+    limit[c] =
+        static_cast<float>(limit_of(in.loss, ones[c], zeros[c], !task.empty(), in.fit_intercept));
     const bool free = in.fit_intercept && !task.empty() && limit[c] == 0;
     start[c] = free ? log(in.loss == kLogistic ? ones[c] / zeros[c] : ones[c]) : 0.0;
   });
@@ -36,31 +38,40 @@ __device__ void load_bias(const Task& task) {
   });
 }
 
-// P at scores + bias of one sample, and its log-sum-exp.
-template <typename Task>
-__device__ void mean_of(const Task& task, const double* scores, const double* bias, int64_t i) {
-  const int64_t C = task.in.C;
-  const double *limit = task.memory.limit, *S = scores + i * C;
-  double* P = task.memory.P + i * C;
-  double top = -std::numeric_limits<double>::max(), sum = 0;
+// The means P (C) of a sample with the scores score(c), which may lie where P does; returns their
+// log-sum-exp, of the multinomial.
+template <typename Number, typename Score>
+__device__ Number load_means(Loss loss, const float* limit, int C, Score score, Number* P) {
+  Number top = -std::numeric_limits<Number>::max(), sum = 0;
 #pragma unroll 1
-  for (int64_t c = 0; c < C; ++c)
-    if (limit[c] == 0) top = fmax(top, S[c] + bias[c]);
+  for (int c = 0; c < C; ++c)
+    if (limit[c] == 0) top = fmax(top, score(c));
 #pragma unroll 1
-  for (int64_t c = 0; c < C; ++c) {
+  for (int c = 0; c < C; ++c) {
     if (limit[c] != 0) {
       P[c] = limit[c] > 0;
-    } else if (task.in.loss == kLogistic) {
-      P[c] = 1 / (1 + exp(-(S[c] + bias[c])));
+    } else if (loss == kLogistic) {
+      P[c] = 1 / (1 + exp(-score(c)));
     } else {
-      P[c] = exp(S[c] + bias[c] - top);
+      P[c] = exp(score(c) - top);
       sum += P[c];
     }
   }
-  if (task.in.loss == kLogistic) return;
-  for (int64_t c = 0; c < C; ++c)
+  if (loss == kLogistic) return 0;
+#pragma unroll 1
+  for (int c = 0; c < C; ++c)
     if (limit[c] == 0) P[c] /= sum;
-  task.memory.log_sum[i] = top + log(sum);
+  return top + log(sum);
+}
+
+// P at S + bias of one sample, and its log-sum-exp.
+template <typename Task>
+__device__ void mean_of(const Task& task, const double* bias, int64_t i) {
+  const auto& memory = task.memory;
+  const int C = task.in.C;
+  const double* S = memory.S + i * C;
+  memory.log_sum[i] = load_means(
+      task.in.loss, memory.limit, C, [=](int c) { return S[c] + bias[c]; }, memory.P + i * C);
 }
 
 // q log q, which is 0 at 0.
@@ -92,7 +103,8 @@ __device__ void load_bias_system(const Task& task) {
   const auto& in = task.in;
   const auto& memory = task.memory;
   const int64_t C = in.C;
-  const double *p = memory.p, *P = memory.P, *limit = memory.limit;
+  const double *p = memory.p, *P = memory.P;
+  const float* limit = memory.limit;
   const bool multinomial = in.loss == kMultinomial;
   task.block.sum_rows(in.n, C, memory.gradient, [&](int64_t i, int64_t c) {
     const double y = p[i] > 0 ? memory.y[i * C + c] : 0.0;
@@ -138,7 +150,7 @@ __device__ void fit_bias(const Task& task) {
   task.block.each(task.in.C, [&](int64_t c) { step[c] = 0; });
   for (int steps = 0, halvings = 0; steps <= kBiasSteps;) {
     move(length);
-    task.block.each(task.in.n, [&](int64_t i) { mean_of(task, memory.S, trial, i); });
+    task.block.each(task.in.n, [&](int64_t i) { mean_of(task, trial, i); });
     const double value = divergence(task, trial, 0.0);
     if (!certain && !(value <= before - length * decrement / 4) && halvings++ < kBiasHalvings) {
       length /= 2;

@@ -14,15 +14,16 @@ SPARSEDIS_HD inline int64_t fit_row_numbers(int64_t C, int64_t loss) {
 // What the proximal method keeps of a task.
 template <typename Compute>
 struct ProximalMemory {
-  Compute *move, *image, *residual;  // (M, C), (n, C) twice
-  int32_t* moved;                    // features that moved, (M), and their number
+  Compute* move;             // (M, C)
+  Compute *image, *current;  // (n, C): A times it; residuals of squares, scores of other losses
+  int32_t* moved;            // features that moved, (M), and their number
 
   SPARSEDIS_HD ProximalMemory(Arena& arena, int64_t n, int64_t M, int64_t C, double* rows) {
     move = arena.take<Compute>(M * C);
     moved = arena.take<int32_t>(M + 1);
     Compute* on_chip = arena.take_shared<Compute>(2 * n * C);
     image = on_chip ? on_chip : reinterpret_cast<Compute*>(rows);
-    residual = image + n * C;
+    current = image + n * C;
   }
 };
 

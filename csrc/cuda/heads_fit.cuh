@@ -1,8 +1,8 @@
 // Heads of tasks that the shared level does not couple: a block takes a task after another.
 //
 // Ridge has one factor of the smaller side. Everything else goes by accelerated proximal gradient
-// steps, taken in `Compute`; every kCheckEvery steps scores, residuals and the gap are formed anew
-// in double sums.
+// steps, taken in `Compute`; now and then scores, residuals and the gap are formed anew, in double
+// sums.
 #pragma once
 
 #include "head.cuh"
@@ -48,7 +48,7 @@ __device__ double solve_proximal(Proximal<Compute, Real>& solve, double tol, int
   const TaskMemory<Compute>& m = task.memory;
   const int64_t C = task.in.C;
   if (task.in.loss != kSquared) load_bias(task);
-  Momentum momentum;
+  Momentum<Compute> momentum;
   double zero = 0, gap = 0;
 #pragma unroll 1
   for (bool weighed = false;; weighed = true) {  // at zero first, so that it is inlined once
@@ -66,9 +66,10 @@ __device__ double solve_proximal(Proximal<Compute, Real>& solve, double tol, int
     gap = gap_at(task, solve.nonneg) / zero;
     if (!(gap > tol) || *steps >= max_iter) return gap;  // a gap that is no number stays so
     if (solve.lipschitz == 0) solve.load_lipschitz(), solve.rest();
-    // What the certificate found of the bias is new to the momentum.
-    if (task.in.loss != kSquared) task.block.each(C, [&](int64_t c) { m.step[c] = 0; });
-    for (int k = 0; k < kCheckEvery && *steps < max_iter; ++k, ++*steps) solve.step(momentum);
+    solve.start();
+    Rhythm<Compute> rhythm(gap, tol);
+    for (bool due = false; !due && *steps < max_iter; ++*steps)
+      due = rhythm.due(solve.step(momentum));
   }
 }
 

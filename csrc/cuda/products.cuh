@@ -50,7 +50,9 @@ __device__ void multiply(const Block& block, bool near, int rows, int inner, int
   for (int r0 = 0; r0 < rows; r0 += kRows * threads) {
     const int count = min(rows - r0, kRows * threads);
     const int step = (count + kRows - 1) / kRows;  // from one row of a thread to its next
-    const int parts = unsigned(threads) / unsigned(step), part = unsigned(rank) / unsigned(step);
+    const bool whole = 2 * step > threads;         // sums are not shared out, nothing to divide
+    const int parts = whole ? 1 : unsigned(threads) / unsigned(step);
+    const int part = whole ? rank >= step : unsigned(rank) / unsigned(step);
 #pragma unroll 1
     for (int c0 = 0, width; c0 < C; c0 += width) {
       width = C - c0 >= kOutputs ? kOutputs : min(C - c0, 2);

@@ -9,27 +9,67 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kCheckEvery = 10;         // steps from one gap to the next
-constexpr int kPowerSteps = 30;         // of the power method
-constexpr double kLipschitzRoom = 1.1;  // it ends below the largest eigenvalue
+constexpr int kFewestSteps = 5, kMostSteps = 100;  // from one certificate to the next
+constexpr int kPowerSteps = 30;                    // of the power method
+constexpr double kLipschitzRoom = 1.1;             // it ends below the largest eigenvalue
 
 // The state of the method that all threads agree on.
+template <typename Compute>
 struct Momentum {
-  double t = 1, inertia = 0;
+  Compute t = 1, inertia = 0;
 
-  __device__ void advance(double uphill) {
-    const double next = (1 + sqrt(1 + 4 * t * t)) / 2;
-    inertia = uphill > 0 ? 0.0 : (t - 1) / next;
-    t = uphill > 0 ? 1.0 : next;
+  __device__ void advance(Compute uphill) {
+    const Compute next = (1 + sqrt(1 + 4 * t * t)) / 2;
+    inertia = uphill > 0 ? Compute(0) : (t - 1) / next;
+    t = uphill > 0 ? Compute(1) : next;
   }
 };
+
+// When the next certificate is due, which takes as long as two steps: the gap falls about as the
+// length of a step does.
+template <typename Compute>
+struct Rhythm {
+  Compute share;      // of the next step's squared length, at which the gap should be enough
+  Compute least = 0;  // squared length there
+  int steps = 0;
+
+  __device__ Rhythm(double gap, double tol)
+      : share(static_cast<Compute>(tol / gap * (tol / gap))) {}
+  __device__ bool due(Compute length2) {
+    if (steps++ == 0) least = share * length2;
+    return steps >= kMostSteps || (steps >= kFewestSteps && length2 <= least);
+  }
+};
+
+// What a step tells: by its sign whether it points uphill, and its squared length in the metric of
+// the model. `back` is from the new point to the extrapolated one.
+template <typename Number>
+__device__ void add_move(Number (&told)[2], Number curvature, Number back, Number move) {
+  told[0] += curvature * back * move, told[1] += curvature * back * back;
+}
+
+// The norm of u (C), whose squares may be beyond the range of floats.
+template <typename Number>
+__device__ Number norm_of(const Number* u, int C) {
+  constexpr Number far = sizeof(Number) == 4 ? Number(1e30) : Number(1e290);
+  Number norm2 = 0, most = 0;
+  for (int c = 0; c < C; ++c) norm2 += u[c] * u[c], most = fmax(most, fabs(u[c]));
+  if ((norm2 < far && norm2 > 1 / far) || most == 0) return sqrt(norm2);
+  return static_cast<Number>(sqrt(sum_of_squares(u, C)));
+}
 
 template <typename Compute, typename Real>
 struct Proximal {
   const BlockTask<Compute, Real>& task;
   const ProximalMemory<Compute>& memory;
   bool nonneg;
-  double bend, lipschitz = 0;  // of the loss; bend times the largest eigenvalue of A'A
+  double bend;            // of the loss
+  Compute lipschitz = 0;  // of its gradient: bend times the largest eigenvalue of A'A
+
+  __device__ bool squared() const { return task.in.loss == kSquared; }
+  // Steps keep theirs where certificates have their own.
+  __device__ Compute* g() const { return reinterpret_cast<Compute*>(task.memory.g); }
+  __device__ Compute* residual() const { return reinterpret_cast<Compute*>(task.memory.R); }
 
   // write(r, c, (A' y)) over features, and (A y) over samples for the features that moved.
   template <typename F>
@@ -64,117 +104,132 @@ struct Proximal {
       pull(1, u, [=](int j, int, Compute sum) { v[j] = sum; });
       norm = sqrt(task.block.sum(task.in.M, [&](int64_t j) { return double(v[j]) * v[j]; }));
       if (norm == 0) break;
-      task.block.each(task.in.M, [&](int64_t j) { v[j] = static_cast<Compute>(v[j] / norm); });
+      const Compute inverse = static_cast<Compute>(1 / norm);
+      task.block.each(task.in.M, [&](int64_t j) { v[j] *= inverse; });
     }
-    lipschitz = norm > 0 ? kLipschitzRoom * bend * norm : 1.0;
+    lipschitz = static_cast<Compute>(norm > 0 ? kLipschitzRoom * bend * norm : 1.0);
   }
 
-  // sqrt(p) (y - mean) at the extrapolated point, and what the bias gains there.
-  __device__ void respond_ahead(double inertia) const {
+  // From where the certificate has left residuals or scores.
+  __device__ void start() const {
+    const TaskMemory<Compute>& m = task.memory;
+    const double* from = squared() ? m.R : m.S;
+    task.block.each(task.in.n * task.in.C,
+                    [&](int64_t k) { memory.current[k] = static_cast<Compute>(from[k]); });
+    if (squared()) return;
+    // What it found of the bias is new to the momentum.
+    task.block.each(task.in.C, [&](int64_t c) { m.step[c] = 0; });
+  }
+
+  // The residual sqrt(p) (y - mean) of sample i at the extrapolated point, whose bias is m.trial.
+  __device__ void respond_ahead(int64_t i, Compute inertia) const {
+    const TaskMemory<Compute>& m = task.memory;
+    const int C = task.in.C;
+    const int64_t first = i * C;
+    Compute* ahead = residual() + first;
+    const Compute root = static_cast<Compute>(m.root[i]);
+    const Compute move = root > 0 ? inertia / root : Compute(0);
+    for (int c = 0; c < C; ++c)
+      ahead[c] = memory.current[first + c] + move * memory.image[first + c] +
+                 static_cast<Compute>(m.trial[c]);
+    load_means(task.in.loss, m.limit, C, [=](int c) { return ahead[c]; }, ahead);
+    for (int c = 0; c < C; ++c)
+      ahead[c] = root > 0 ? root * (static_cast<Compute>(m.y[first + c]) - ahead[c]) : Compute(0);
+  }
+
+  // Residuals at the extrapolated point, and what the bias gains there.
+  __device__ void respond_ahead(Compute inertia) const {
     const TaskMemory<Compute>& m = task.memory;
     const int64_t C = task.in.C;
-    if (task.in.loss == kSquared) {
-      task.block.each(task.in.n * C, [&](int64_t k) {
-        memory.residual[k] = static_cast<Compute>(m.R[k] - inertia * memory.image[k]);
+    Compute* ahead = residual();
+    if (squared())
+      return task.block.each(task.in.n * C, [&](int64_t k) {
+        ahead[k] = memory.current[k] - inertia * memory.image[k];
       });
-      return;
-    }
-    double* ahead = m.R;  // the scores there
-    task.block.each(task.in.n * C, [&](int64_t k) {
-      const double root = m.root[k / C];
-      ahead[k] = m.S[k] + (root > 0 ? inertia * memory.image[k] / root : 0.0);
-    });
     task.block.each(C, [&](int64_t c) { m.trial[c] = m.bias[c] + inertia * m.step[c]; });
-    task.block.each(task.in.n, [&](int64_t i) { mean_of(task, ahead, m.trial, i); });
-    task.block.each(task.in.n * C, [&](int64_t k) {
-      const double y = m.p[k / C] > 0 ? m.y[k] : 0.0;
-      memory.residual[k] = static_cast<Compute>(m.root[k / C] * (y - m.P[k]));
-    });
+    task.block.each(task.in.n, [&](int64_t i) { respond_ahead(i, inertia); });
     if (!task.in.fit_intercept) return;
     task.block.sum_rows(task.in.n, C, m.gradient, [&](int64_t i, int64_t c) {
-      return m.root[i] * double(memory.residual[i * C + c]);
+      return static_cast<Compute>(m.root[i]) * ahead[i * C + c];
     });
   }
 
-  // The exact minimiser of feature j's model at the extrapolated point; returns what tells uphill.
-  __device__ double move_feature(int64_t j, double inertia) const {
+  // The exact minimiser of feature j's model at the extrapolated point.
+  __device__ void move_feature(int64_t j, Compute inertia, Compute (&told)[2]) const {
     const TaskMemory<Compute>& m = task.memory;
-    const int64_t C = task.in.C;
+    const int C = task.in.C;
     Compute *w = m.W + j * C, *v = memory.move + j * C;
-    double* u = m.g + j * C;  // holds A'R
-    double norm2 = 0;
-    for (int64_t c = 0; c < C; ++c) {
+    Compute* u = g() + j * C;  // holds A'R
+    for (int c = 0; c < C; ++c)
       u[c] = soft_threshold(lipschitz * (w[c] + inertia * v[c]) + u[c], m.l1[j], nonneg);
-      norm2 += u[c] * u[c];
-    }
-    const double norm = sqrt(norm2), group = m.group[j];
-    const double factor = norm > group ? (1 - group / norm) / (lipschitz + m.ridge[j]) : 0.0;
-    double uphill = 0;
-    for (int64_t c = 0; c < C; ++c) {
-      const Compute next = static_cast<Compute>(factor * u[c]);
-      const double ahead = w[c] + inertia * v[c];
+    const Compute norm = norm_of(u, C), group = m.group[j];
+    const Compute factor =
+        norm > group ? (1 - group / norm) / (lipschitz + m.ridge[j]) : Compute(0);
+    for (int c = 0; c < C; ++c) {
+      const Compute next = factor * u[c], ahead = w[c] + inertia * v[c];
       v[c] = next - w[c], w[c] = next;
-      uphill += lipschitz * (ahead - next) * v[c];
+      add_move(told, lipschitz, ahead - next, v[c]);
     }
-    return uphill;
   }
 
   // The bias moves by its own part of the model; its step is in m.step.
-  __device__ double move_bias(double inertia) const {
+  __device__ void move_bias(Compute (&told)[2]) const {
     const TaskMemory<Compute>& m = task.memory;
-    if (task.in.loss == kSquared || !task.in.fit_intercept) return 0;
-    return task.block.sum(task.in.C, [&](int64_t c) {
-      if (m.limit[c] != 0) return 0.0;
+    if (squared() || !task.in.fit_intercept) return;
+    Compute of_bias[2];
+    task.block.sums(task.in.C, of_bias, [&](int64_t c, Compute(&pair)[2]) {
+      if (m.limit[c] != 0) return;
       const double ahead = m.trial[c], next = ahead + m.gradient[c] / bend;
       m.step[c] = next - m.bias[c], m.bias[c] = next;
-      return bend * (ahead - next) * m.step[c];
+      add_move(pair, static_cast<Compute>(bend), static_cast<Compute>(ahead - next),
+               static_cast<Compute>(m.step[c]));
     });
+    told[0] += of_bias[0], told[1] += of_bias[1];
   }
 
   // g = A'R at the extrapolated point.
-  __device__ void look_ahead(double inertia) const {
+  __device__ void look_ahead(Compute inertia) const {
     const int64_t C = task.in.C;
-    double* g = task.memory.g;
+    Compute* g = this->g();
     respond_ahead(inertia);
-    pull(C, memory.residual, [=](int64_t j, int c, Compute sum) { g[j * C + c] = sum; });
+    pull(C, residual(), [=](int64_t j, int c, Compute sum) { g[j * C + c] = sum; });
   }
 
   // Residuals or scores follow what moved.
   __device__ void follow() const {
-    const TaskMemory<Compute>& m = task.memory;
     const int64_t C = task.in.C;
     list_moved([&](int64_t j) {
       bool any = false;
       for (int64_t c = 0; c < C; ++c) any |= memory.move[j * C + c] != 0;
       return any;
     });
-    Compute* image = memory.image;
-    push(C, memory.move, [=](int64_t i, int c, Compute sum) { image[i * C + c] = sum; });
-    const bool squared = task.in.loss == kSquared;
-    task.block.each(task.in.n * C, [&](int64_t k) {
-      const double image = memory.image[k], root = m.root[k / C];
-      if (squared)
-        m.R[k] -= image;
+    push(C, memory.move, [&](int64_t i, int c, Compute sum) {
+      const int64_t k = i * C + c;
+      const Compute root = static_cast<Compute>(task.memory.root[i]);
+      memory.image[k] = sum;
+      if (squared())
+        memory.current[k] -= sum;
       else if (root > 0)
-        m.S[k] += image / root;
+        memory.current[k] += sum / root;
     });
   }
 
-  __device__ void step(Momentum& momentum) const {
+  // Returns the step's squared length.
+  __device__ Compute step(Momentum<Compute>& momentum) const {
     look_ahead(momentum.inertia);
-    const double uphill = task.block.sum(task.in.M, [&](int64_t j) {
-      return move_feature(j, momentum.inertia);
-    }) + move_bias(momentum.inertia);
+    Compute told[2];
+    task.block.sums(task.in.M, told,
+                    [&](int64_t j, Compute(&pair)[2]) { move_feature(j, momentum.inertia, pair); });
+    move_bias(told);
     follow();
-    momentum.advance(uphill);
+    momentum.advance(told[0]);
+    return told[1];
   }
 
   // Nothing moves: what the momentum would carry on.
   __device__ void rest() const {
     task.block.each(task.in.M * task.in.C, [&](int64_t k) { memory.move[k] = 0; });
     task.block.each(task.in.n * task.in.C, [&](int64_t k) { memory.image[k] = 0; });
-    if (task.in.loss != kSquared)
-      task.block.each(task.in.C, [&](int64_t c) { task.memory.step[c] = 0; });
   }
 };
 

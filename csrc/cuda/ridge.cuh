@@ -63,7 +63,8 @@ struct Ridge {
   template <int side, typename Where>
   __device__ void load_system(Where where, double lift) const {
     double* K = memory.K;
-    const double *inverse = memory.inverse, *ridge = task.memory.ridge;
+    const double* inverse = memory.inverse;
+    const auto* ridge = task.memory.ridge;
     const int rows = static_cast<int>(unknowns());
     const Packed at;
     const auto put = [=](int r, int k, double sum, double own) {
@@ -84,8 +85,8 @@ struct Ridge {
   // A matrix that rounding made indefinite is lifted; the certificate tells what that costs.
   __device__ void factor() const {
     double *inverse = memory.inverse, lift = 0;
-    const double* ridge = task.memory.ridge;
-    task.block.each(task.in.M, [&](int64_t j) { inverse[j] = 1 / ridge[j]; });
+    const auto* ridge = task.memory.ridge;
+    task.block.each(task.in.M, [&](int64_t j) { inverse[j] = 1 / double(ridge[j]); });
 #pragma unroll 1
     for (int attempt = 0; attempt < kLifts; ++attempt) {
       load_system(lift);

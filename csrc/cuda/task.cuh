@@ -246,8 +246,9 @@ __device__ bool load_penalty(const Task& task, const PenaltyArgs<Real>& args, in
   const auto& memory = task.memory;
   bool bad = false;
   task.block.each(task.in.M, [&](int64_t j) {
-    const double l1 = at(args.l1, t, j), group = at(args.group, t, j);
-    double& ridge = memory.ridge[j];
+    using Compute = typename Task::Compute;
+    const Compute l1 = at(args.l1, t, j), group = at(args.group, t, j);
+    Compute& ridge = memory.ridge[j];
     ridge = at(args.ridge, t, j);
     bad |= !finite(l1) || !finite(group) || !finite(ridge);
     if (needs.strengths) memory.l1[j] = l1, memory.group[j] = group;
@@ -256,7 +257,7 @@ __device__ bool load_penalty(const Task& task, const PenaltyArgs<Real>& args, in
 #pragma unroll 1
     for (int64_t i = 0; i < task.in.n; ++i)
       norm2 += static_cast<double>(task.a(i, j)) * task.a(i, j);
-    ridge = static_cast<typename Task::Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
+    ridge = static_cast<Compute>(norm2 > 0 ? ridge_floor<Real>() * norm2 : 1.0);
   });
   return !Block::any(bad);
 }

@@ -29,12 +29,12 @@ struct TaskNeeds {
 // `Stored` is the type of samples on the chip.
 template <typename Compute, typename Stored = Compute>
 struct TaskMemory {
-  double *zbar, *ybar, *ridge;                 // (M), (C), (M)
-  double *l1, *group, *g;                      // (M) twice, (M, C)
-  double *bias, *trial, *step, *limit;         // (C) each,
+  double *zbar, *ybar, *g;                     // (M), (C), (M, C)
+  double *bias, *trial, *step;                 // (C) each,
   double *gradient, *H;                        // and (C), (C, C), for the best bias
   double *p, *root, *y, *R, *S, *P, *log_sum;  // (n) twice, (n, C) four times, (n)
-  Compute* W;                                  // (M, C)
+  float* limit;                                // (C): of the bias, 0 where there is none
+  Compute *ridge, *l1, *group, *W;             // (M) three times, (M, C)
   Stored* A;  // (n, ld): the samples, null where they do not fit on the chip
 
   SPARSEDIS_HD bool on_chip() const { return p != nullptr; }
@@ -43,12 +43,14 @@ struct TaskMemory {
   SPARSEDIS_HD TaskMemory(Arena& arena, int64_t n, int64_t M, int64_t C, int64_t loss, double* rows,
                           TaskNeeds needs) {
     zbar = arena.take<double>(M), ybar = arena.take<double>(C);
-    ridge = arena.take<double>(needs.ridge ? M : 0);
+    ridge = arena.take<Compute>(needs.ridge ? M : 0);
     const bool curved = loss != kSquared;
-    for (double** vector : {&bias, &trial, &step, &limit, &gradient})
+    for (double** vector : {&bias, &trial, &step, &gradient})
       *vector = arena.take<double>(curved ? C : 0);
+    limit = arena.take<float>(curved ? C : 0);
     H = arena.take<double>(curved ? C * C : 0);
-    for (double** strength : {&l1, &group}) *strength = arena.take<double>(needs.strengths ? M : 0);
+    for (Compute** strength : {&l1, &group})
+      *strength = arena.take<Compute>(needs.strengths ? M : 0);
     g = arena.take<double>(needs.g ? M * C : 0);
     W = arena.take<Compute>(needs.weights ? M * C : 0);
     double* on_chip = arena.take_shared<double>(n * row_numbers(C, loss));
