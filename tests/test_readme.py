@@ -9,7 +9,7 @@ import pytest
 import sparsedis_kernels as sk
 from sparsedis_kernels import cli
 from sparsedis_kernels.evidence.command import EXPERIMENTS
-from tests.evidence.readme import block, performance_block
+from tests.evidence.readme import block, performance_block, performance_page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -56,3 +56,4 @@ def test_the_evidence_is_made_from_its_numbers(name):
 def test_the_performance_is_made_from_its_rows():
     section = README.split("\n## Performance\n")[1].split("\n## ")[0]
     assert performance_block() in section
+    assert (ROOT / "docs/evidence/performance.md").read_text() == performance_page()

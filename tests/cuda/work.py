@@ -62,7 +62,7 @@ class Case:
             small, large = min(n, M), max(n, M)
             solve = small**2 * large / 2 + small**3 / 6 + small**2 * C + n * M * C
             return 2 * n * M + solve + 2 * n * M * C
-        certificates = 1 + -(-steps // 10)
+        certificates = 2  # at the start and at the end; as many between as the task asks for
         return (2 + 2 * 30) * n * M + 2 * n * M * C * (steps + certificates)
 
 

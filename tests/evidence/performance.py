@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -103,26 +102,40 @@ def _short(value: object) -> object:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def numbers(session: Session) -> str:
-    """The machine, the commands, and a table for each op."""
-    ops = [op for op in MODULES if any(row.op == op for row in session.rows)]
-    tables = "\n\n".join(_of_op(session, op) for op in ops)
+def summary(session: Session) -> str:
+    """The machine, the commands, a line for each op, and pictures."""
     commands = ", ".join(f"`{command}` (commit {commit})" for command, commit in session.commands)
     about = f"{_machine(session.machine)} Made by {commands}.{_missing(session.rows)}"
-    return "\n\n".join([about, *_summary(session, ops), *_images(session), tables])
+    lines = [_line(session, op) for op in _ops(session)]
+    heading = ("op", "cases", "as fast as the fastest other, median", "least to most", "bars")
+    return "\n\n".join([about, markdown([heading, *lines]), *_images(session)])
 
 
-def _summary(session: Session, ops: Sequence[str]) -> Iterator[str]:
-    """How much faster ours is than the fastest of the others, a line for each op that has some."""
-    lines = []
-    for op in ops:
-        ratios = sorted(_ratios(session, op))
-        if ratios:
-            least, middle, most = (f"{r:.2g}x" for r in (ratios[0], median(ratios), ratios[-1]))
-            lines.append((op, str(len(ratios)), middle, f"{least} to {most}"))
-    if lines:
-        heading = ("op", "cases", "as fast as the fastest other, median", "least to most")
-        yield markdown([heading, *lines])
+def tables(session: Session) -> str:
+    """A section for each op, with a row for each bar, and for each case without one."""
+    machine = f"# {session.machine['device']}, {_threads(session.machine)}"
+    return "\n\n".join([machine, *(_of_op(session, op) for op in _ops(session))])
+
+
+def _ops(session: Session) -> list[str]:
+    return [op for op in MODULES if any(row.op == op for row in session.rows)]
+
+
+def _line(session: Session, op: str) -> tuple[str, ...]:
+    """How much faster ours is than the fastest of the others, and how many bars are passed."""
+    ratios = sorted(_ratios(session, op))
+    faster, spread = "", ""
+    if ratios:
+        faster = f"{median(ratios):.2g}x"
+        spread = f"{ratios[0]:.2g}x to {ratios[-1]:.2g}x"
+    return (op, str(len(_cases(session, op))), faster, spread, _counts(session, op))
+
+
+def _counts(session: Session, op: str) -> str:
+    """How many bars of an op are passed and how many are not."""
+    cases = _cases(session, op)
+    passed = [bar["passed"] for bar in session.bars if bar["case"] in cases]
+    return ", ".join(f"{passed.count(key)} {WORDS[key]}" for key in WORDS if key in passed)
 
 
 def _ratios(session: Session, op: str) -> Iterator[float]:
@@ -154,11 +167,14 @@ def _images(session: Session) -> Iterator[str]:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     there = {k: v for k, v in machine["versions"].items() if v not in (None, "not installed")}
     versions = ", ".join(f"{name} {version}" for name, version in there.items())
-    where = f"**{machine['device']}** ({machine['device_type']}), {threads}"
+    where = f"**{machine['device']}** ({machine['device_type']}), {_threads(machine)}"
     return f"{where}, {versions}."
+
+
+def _threads(machine: Mapping[str, Any]) -> str:
+    return f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
 
 
 def _missing(rows: Sequence[Row]) -> str:
@@ -168,14 +184,11 @@ def _missing(rows: Sequence[Row]) -> str:
 
 
 def _of_op(session: Session, op: str) -> str:
-    """How many bars of an op are passed, and a row for each, and for each case without one."""
+    """A row for each bar of an op, and for each case without one."""
     cases = _cases(session, op)
     bars = {name: [bar for bar in session.bars if bar["case"] == name] for name in cases}
-    passed = [bar["passed"] for bar in chain.from_iterable(bars.values())]
-    counts = ", ".join(f"{passed.count(key)} {WORDS[key]}" for key in WORDS if key in passed)
-    lines = [list(line) for name in cases for line in _of_case(name, cases[name], bars[name])]
-    head = f"<details><summary>{op}: {counts or 'no bars'}</summary>"
-    return f"{head}\n\n{markdown([HEADINGS, *lines])}\n\n</details>"
+    lines = [line for name in cases for line in _of_case(name, cases[name], bars[name])]
+    return f"## {op}: {_counts(session, op) or 'no bars'}\n\n{markdown([HEADINGS, *lines])}"
 
 
 def _of_case(

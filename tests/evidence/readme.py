@@ -2,7 +2,7 @@
 
 ``python -m tests.evidence.readme NAME FOLDER`` takes the results of ``sparsedis reproduce NAME`` in
 FOLDER into docs/evidence, and writes the README's section anew; NAME may be ``performance``, and
-FOLDER what ``sparsedis bench --save`` wrote.
+FOLDER what ``sparsedis bench --save`` wrote. Tables of all numbers are in docs/evidence/NAME.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 
 from sparsedis_kernels.evidence.experiment import Results
-from sparsedis_kernels.evidence.report import table
 from tests.evidence import performance
 
 ROOT = Path(__file__).parents[2]
@@ -23,25 +22,30 @@ BEGIN, END = "<!-- numbers -->\n", "<!-- end -->"
 
 
 def block(name: str) -> str:
-    """Which claims hold, and the table."""
+    """Which claims hold, and where the numbers are."""
     experiment = import_module(f"sparsedis_kernels.evidence.{name}").EXPERIMENT
     arms = json.loads((ROOT / f"docs/evidence/{name}.json").read_text())["arms"]
     results = Results({label: arm["cells"] for label, arm in arms.items()})
     verdicts = [verdict for claim in experiment.claims if (verdict := claim.verdict(results))]
     claims = "\n".join(verdict.text.splitlines()[0] for verdict in verdicts)
-    numbers = f"<details><summary>All numbers</summary>\n\n{table(experiment, results)}\n"
-    return f"{BEGIN}{claims}\n\n{numbers}\n</details>\n{END}"
+    return f"{BEGIN}{claims}\n\n[All numbers](docs/evidence/{name}.md)\n{END}"
 
 
 def performance_block() -> str:
-    """The tables of every machine that was measured."""
-    tables = "\n\n".join(map(performance.numbers, performance.sessions()))
-    return f"{BEGIN}{tables}\n{END}"
+    """A summary for every machine that was measured, and where the rows are."""
+    summaries = "\n\n".join(map(performance.summary, performance.sessions()))
+    return f"{BEGIN}{summaries}\n\n[All rows](docs/evidence/performance.md)\n{END}"
+
+
+def performance_page() -> str:
+    """Every row and bar of every machine."""
+    return "\n\n".join(map(performance.tables, performance.sessions())) + "\n"
 
 
 def main(name: str, folder: str) -> None:
     if name == "performance":
         performance.keep(Path(folder))
+        (ROOT / "docs/evidence/performance.md").write_text(performance_page())
         write("## Performance", performance_block())
         return
     for file, suffix in KEPT.items():
