@@ -9,9 +9,9 @@
 
 SPARSEDIS_BEGIN
 
-constexpr int kFewestSteps = 5, kMostSteps = 100;  // from one certificate to the next
-constexpr int kPowerSteps = 30;                    // of the power method
-constexpr double kLipschitzRoom = 1.1;             // it ends below the largest eigenvalue
+constexpr int kFewestSteps = 5, kMostSteps = 50;  // from one certificate to the next
+constexpr int kPowerSteps = 30;                   // of the power method
+constexpr double kLipschitzRoom = 1.1;            // it ends below the largest eigenvalue
 
 // The state of the method that all threads agree on.
 template <typename Compute>
@@ -48,14 +48,16 @@ __device__ void add_move(Number (&told)[2], Number curvature, Number back, Numbe
   told[0] += curvature * back * move, told[1] += curvature * back * back;
 }
 
-// The norm of u (C), whose squares may be beyond the range of floats.
-template <typename Number>
-__device__ Number norm_of(const Number* u, int C) {
+// The norm of u(c) for c in [0, C), whose squares may be beyond the range of floats.
+template <typename Number, typename U>
+__device__ Number norm_of(int C, U u) {
   constexpr Number far = sizeof(Number) == 4 ? Number(1e30) : Number(1e290);
   Number norm2 = 0, most = 0;
-  for (int c = 0; c < C; ++c) norm2 += u[c] * u[c], most = fmax(most, fabs(u[c]));
+  for (int c = 0; c < C; ++c) norm2 += u(c) * u(c), most = fmax(most, fabs(u(c)));
   if ((norm2 < far && norm2 > 1 / far) || most == 0) return sqrt(norm2);
-  return static_cast<Number>(sqrt(sum_of_squares(u, C)));
+  double wide2 = 0;
+  for (int c = 0; c < C; ++c) wide2 += static_cast<double>(u(c)) * u(c);
+  return static_cast<Number>(sqrt(wide2));
 }
 
 template <typename Compute, typename Real>
@@ -71,13 +73,7 @@ struct Proximal {
   __device__ Compute* g() const { return reinterpret_cast<Compute*>(task.memory.g); }
   __device__ Compute* residual() const { return reinterpret_cast<Compute*>(task.memory.R); }
 
-  // write(r, c, (A' y)) over features, and (A y) over samples for the features that moved.
-  template <typename F>
-  __device__ void pull(int64_t C, const Compute* y, F write) const {
-    multiply<Compute>(
-        task.block, task.near(), task.in.M, task.in.n, C,
-        [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(y, C), write);
-  }
+  // write(i, c, (A y)) for y (M, C), over the features that moved.
   template <typename F>
   __device__ void push(int64_t C, const Compute* y, F write) const {
     const int32_t* moved = memory.moved;
@@ -101,7 +97,7 @@ struct Proximal {
     double norm = 0;
     for (int step = 0; step < kPowerSteps; ++step) {
       push(1, v, [=](int i, int, Compute sum) { u[i] = sum; });
-      pull(1, u, [=](int j, int, Compute sum) { v[j] = sum; });
+      pull<Compute>(task, 1, u, [=](int j, int, Compute sum) { v[j] = sum; });
       norm = sqrt(task.block.sum(task.in.M, [&](int64_t j) { return double(v[j]) * v[j]; }));
       if (norm == 0) break;
       const Compute inverse = static_cast<Compute>(1 / norm);
@@ -154,21 +150,24 @@ struct Proximal {
     });
   }
 
-  // The exact minimiser of feature j's model at the extrapolated point.
+  // The exact minimiser of feature j's model at the extrapolated point, as a difference from it:
+  // rounded to the digits of gradient and strengths, not to those of the curvature times weights.
   __device__ void move_feature(int64_t j, Compute inertia, Compute (&told)[2]) const {
     const TaskMemory<Compute>& m = task.memory;
     const int C = task.in.C;
+    const Compute l1 = m.l1[j], group = m.group[j], ridge = m.ridge[j];
+    const Compute* g = this->g() + j * C;
     Compute *w = m.W + j * C, *v = memory.move + j * C;
-    Compute* u = g() + j * C;  // holds A'R
-    for (int c = 0; c < C; ++c)
-      u[c] = soft_threshold(lipschitz * (w[c] + inertia * v[c]) + u[c], m.l1[j], nonneg);
-    const Compute norm = norm_of(u, C), group = m.group[j];
-    const Compute factor =
-        norm > group ? (1 - group / norm) / (lipschitz + m.ridge[j]) : Compute(0);
+    for (int c = 0; c < C; ++c) v[c] = w[c] + inertia * v[c];  // the extrapolated point, for now
+    const auto u = [=](int c) { return soft_threshold(lipschitz * v[c] + g[c], l1, nonneg); };
+    const Compute norm = norm_of<Compute>(C, u), inverse = 1 / (lipschitz + ridge);
+    const Compute radial = norm > group ? group / norm : Compute(1);
     for (int c = 0; c < C; ++c) {
-      const Compute next = factor * u[c], ahead = w[c] + inertia * v[c];
+      const Compute ahead = v[c], left = radial < 1 ? u(c) : Compute(0);
+      const Compute slope = g[c] - (left > 0 ? l1 : -l1) - radial * left - ridge * ahead;
+      const Compute turn = left != 0 ? inverse * slope : -ahead, next = ahead + turn;
       v[c] = next - w[c], w[c] = next;
-      add_move(told, lipschitz, ahead - next, v[c]);
+      add_move(told, lipschitz, -turn, v[c]);
     }
   }
 
@@ -192,7 +191,7 @@ struct Proximal {
     const int64_t C = task.in.C;
     Compute* g = this->g();
     respond_ahead(inertia);
-    pull(C, residual(), [=](int64_t j, int c, Compute sum) { g[j * C + c] = sum; });
+    pull<Compute>(task, C, residual(), [=](int64_t j, int c, Compute sum) { g[j * C + c] = sum; });
   }
 
   // Residuals or scores follow what moved.

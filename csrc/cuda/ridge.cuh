@@ -96,14 +96,7 @@ struct Ridge {
     }
   }
 
-  // write(j, c, (A' y)) for y (n, C), and write(i, c, (A D^-1 x)) for x (M, C).
-  template <typename F>
-  __device__ void pull(const double* y, F write) const {
-    multiply<double>(
-        task.block, task.near(), task.in.M, task.in.n, task.in.C,
-        [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(y, task.in.C),
-        write);
-  }
+  // write(i, c, (A D^-1 x)) for x (M, C).
   template <typename F>
   __device__ void push(const double* x, F write) const {
     const double* inverse = memory.inverse;
@@ -126,11 +119,11 @@ struct Ridge {
     task.block.each(task.in.n * C, [&](int64_t k) { R[k] = task.b(k / C, k % C); });
     if (dual()) {
       solve(R);
-      return pull(R, [=, inverse = memory.inverse](int64_t j, int c, double sum) {
+      return pull<double>(task, C, R, [=, inverse = memory.inverse](int64_t j, int c, double sum) {
         W[j * C + c] = static_cast<Weight>(inverse[j] * sum);
       });
     }
-    pull(R, [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
+    pull<double>(task, C, R, [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
     solve(g);
     task.block.each(task.in.M * C, [&](int64_t k) { W[k] = static_cast<Weight>(g[k]); });
   }
@@ -142,8 +135,9 @@ struct Ridge {
     const double* inverse = memory.inverse;
     push(G, [=](int64_t i, int c, double sum) { x[i * C + c] = sum; });
     solve(x);
-    pull(x,
-         [=](int64_t j, int c, double sum) { G[j * C + c] = inverse[j] * (G[j * C + c] - sum); });
+    pull<double>(task, C, x, [=](int64_t j, int c, double sum) {
+      G[j * C + c] = inverse[j] * (G[j * C + c] - sum);
+    });
   }
 };
 

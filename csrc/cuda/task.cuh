@@ -262,14 +262,19 @@ __device__ bool load_penalty(const Task& task, const PenaltyArgs<Real>& args, in
   return !Block::any(bad);
 }
 
-// g = A'R over all features, (M, C).
+// write(j, c, (A'y)) for y (n, C), over all features.
+template <typename Sum, typename Task, typename Y, typename F>
+__device__ void pull(const Task& task, int64_t C, const Y* y, F write) {
+  multiply<Sum>(
+      task.block, task.near(), task.in.M, task.in.n, C,
+      [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(y, C), write);
+}
+
+// g = A'R, (M, C).
 template <typename Task>
 __device__ void pull_all(const Task& task, double* g) {
   const int64_t C = task.in.C;
-  multiply<double>(
-      task.block, task.near(), task.in.M, task.in.n, C,
-      [&](auto where, int j, int i) { return task.a(where, i, j); }, rows_of(task.memory.R, C),
-      [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
+  pull<double>(task, C, task.memory.R, [=](int64_t j, int c, double sum) { g[j * C + c] = sum; });
 }
 
 // scores = A W for W (M, C).

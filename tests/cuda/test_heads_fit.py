@@ -9,7 +9,7 @@ from torch import Tensor
 import sparsedis_kernels as sk
 from tests.cuda.executed import MACHINE, executing
 from tests.cuda.test_heads_report import LOSSES, losses, targets
-from tests.problems import HEAD_PENALTIES, LAYOUTS, fit, heads_problem, scaled_penalty
+from tests.problems import HEAD_PENALTIES, LAYOUTS, Samples, fit, heads_problem, scaled_penalty
 
 F32, F64 = torch.float32, torch.float64
 ALONE = [kind for kind, penalty in HEAD_PENALTIES.items() if not penalty.shared]
@@ -56,6 +56,30 @@ def test_odd_sizes_are_solved_in_float32(loss, kind, M, n, C):
     with executing(90):
         fitted = sk.fit_heads(samples.z, y, penalty, loss=loss, tol=1e-5, backend="cuda")
     assert_solved(fitted, samples.z, y, penalty, 1e-5, loss=loss)
+
+
+@pytest.mark.parametrize(("loss", "tol"), [("squared", 2e-7), ("multinomial", 1e-6)])
+def test_steps_in_float32_reach_nearly_what_it_certifies(loss, tol):
+    torch.manual_seed(0)
+    samples, group = heads_problem(2, 50, 64, 5, dtype=F32), sk.Penalty(group=1.0)
+    y, how = targets(loss, samples.y), {"loss": loss}
+    penalty = group.scaled(0.1 * float(sk.lambda_max(samples.z, y, group, **how).min()))
+    with executing(90):
+        fitted = sk.fit_heads(samples.z, y, penalty, tol=tol, max_iter=400, backend="cuda", **how)
+    assert fitted.converged.all()
+    gap = sk.duality_gap(samples.z, y, fitted.weight, penalty, backend="cpu", **how)
+    assert float(gap.max()) <= 1.1 * tol
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("kind", ["lasso", "group", "sparse_group"])
+def test_correlations_may_have_squares_beyond_float32(kind, scale):
+    samples = heads_problem(2, 20, 9, 3, dtype=F32)
+    samples = Samples(scale * samples.z, scale * samples.y)
+    penalty = scaled_penalty(samples, HEAD_PENALTIES[kind])
+    with executing(80):
+        fitted = fit(samples, penalty, tol=1e-5, backend="cuda")
+    assert_solved(fitted, samples.z, samples.y, penalty, 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["ridge", "lasso", "group", "shared"])
