@@ -35,23 +35,27 @@ constexpr int64_t padded(int64_t n) {
   return (n + block - 1) / block * block;
 }
 
-// From one sample to the next: a line of the cache more than padded(n) where that is a multiple of
-// four of them, so that a column's rows do not meet in few of its sets, or leaves no room for the
-// rows that a tile of lanes.h may have beyond n.
+constexpr int64_t kLineBytes = 64;  // of the caches
+
+// Whether the rows of a column, so far apart, meet in few of the cache's sets.
 template <typename Real>
-constexpr int64_t sample_stride(int64_t n) {
-  constexpr int64_t line = 64 / sizeof(Real);
-  const int64_t ld = padded<Real>(n);
-  return ld % (4 * line) == 0 || ld - n < 4 ? ld + line : ld;
+constexpr bool meets_in_few_sets(int64_t ld) {
+  return ld * static_cast<int64_t>(sizeof(Real)) % (4 * kLineBytes) == 0;
 }
 
-// From one row of a square matrix to the next, in whole tiles: spread like `sample_stride`, since
-// its mirror is written by columns.
+// From one sample to the next: a line more than padded(n) where columns would meet in few sets, or
+// where no room is left for the rows that a tile of lanes.h may have beyond n.
+template <typename Real>
+constexpr int64_t sample_stride(int64_t n) {
+  const int64_t ld = padded<Real>(n);
+  return meets_in_few_sets<Real>(ld) || ld - n < 4 ? ld + kLineBytes / sizeof(Real) : ld;
+}
+
+// From one row of a square matrix, whose mirror is written by columns, to the next: whole tiles.
 template <typename Real>
 constexpr int64_t matrix_stride(int64_t n) {
-  constexpr int64_t line = 64 / sizeof(Real);
   const int64_t ld = padded<Real>(n);
-  return ld % (4 * line) == 0 ? ld + Simd<Real>::kTile : ld;
+  return meets_in_few_sets<Real>(ld) ? ld + Simd<Real>::kTile : ld;
 }
 
 template <typename Sum, typename A, typename B>

@@ -126,6 +126,8 @@ inline void solve_ridge_adjoint(Work& work) {
       x[c * ld + j] = scale[j] * (x[c * ld + j] - scale[j] * s.p.get()[c * ld + j]);
 }
 
+constexpr int64_t kFactoredRows = 256;  // of supports whose outputs have a factor each, at most
+
 // U on the support, in system.x.
 template <typename Real>
 inline void solve_adjoint(HeadBackwardWork<Real>& work) {
@@ -138,7 +140,8 @@ inline void solve_adjoint(HeadBackwardWork<Real>& work) {
   load_columns(work);
   Buffer<double> rhs(s.C * s.ld);
   std::copy_n(s.r.get(), s.C * s.ld, rhs.get());
-  if (solve_directly(s)) return;
+  // With more samples than features conjugate gradients take few steps.
+  if (solve_directly(s, s.S > task.n && s.S <= kFactoredRows)) return;
   std::copy_n(rhs.get(), s.C * s.ld, s.r.get());
   solve_by_cg(s, GramTerm<double>{s}, kAdjointError<Real>, 10 * s.S * s.C);
 }

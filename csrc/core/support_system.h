@@ -17,7 +17,7 @@ struct SupportSystem {
   Buffer<Real> unit;                   // wh, (C, ld)
   Buffer<Real> live;                   // 1 or 0, (C, ld)
   Buffer<Real> x, r, p, Hp, z, scale;  // of conjugate gradients, (C, ld)
-  Buffer<Real> inverse, P, cap, y;
+  Buffer<Real> inverse, compact, P, cap, y;
   Buffer<double> norm;
   bool all_live = true;  // every entry of every row
   bool curved = false;   // some d_j > 0
@@ -213,66 +213,104 @@ inline bool solve_by_output(SupportSystem<Real>& s) {
   return true;
 }
 
-// inverse = P^-1 for P = G + diag(e + d), symmetric, through its Cholesky factor.
+// Room for the inverse of `solve_by_woodbury`, of output c where their live rows differ.
 template <typename Real>
-inline bool invert_rows(SupportSystem<Real>& s) {
-  const int64_t room = (s.S + Simd<Real>::kTile) * s.ld;
-  Real *P = s.P.reserve(s.S * s.ld), *inverse = s.inverse.reserve(room);
-  for (int64_t j = 0; j < s.S; ++j) {
-    std::copy_n(s.G.get() + j * s.ld + j, s.S - j, P + j * s.ld + j);
-    P[j * s.ld + j] += s.e.get()[j] + s.d.get()[j];
+inline Real* inverse_of(const SupportSystem<Real>& s, int64_t c) {
+  return s.inverse.get() + (s.all_live ? 0 : c) * (s.S + Simd<Real>::kTile) * s.ld;
+}
+
+// The inverse of P = G + diag(e + d) on the live rows of output c, through its Cholesky factor;
+// zeros elsewhere.
+template <typename Real>
+inline bool invert_rows(SupportSystem<Real>& s, int64_t c) {
+  const int64_t S = s.S, ld = s.ld, room = (S + Simd<Real>::kTile) * ld;
+  const Real* live = s.live.get() + c * ld;
+  Buffer<int64_t> kept(S);
+  int64_t k = 0;
+  for (int64_t j = 0; j < S; ++j)
+    if (live[j]) kept.get()[k++] = j;
+  Real *P = s.P.reserve(room), *work = s.cap.reserve(room), *inverse = inverse_of(s, c);
+  for (int64_t a = 0; a < k; ++a) {
+    const int64_t j = kept.get()[a];
+    const Real* row = s.G.get() + j * ld;
+    if (k == S)
+      std::copy(row + a, row + S, P + a * ld + a);
+    else
+      for (int64_t b = a; b < k; ++b) P[a * ld + b] = row[kept.get()[b]];
+    P[a * ld + a] += s.e.get()[j] + s.d.get()[j];
   }
-  if (!cholesky(P, s.S, s.ld)) return false;
-  invert(P, s.S, s.ld, s.cap.reserve(s.S * s.ld), inverse);
+  if (!cholesky(P, k, ld)) return false;
+  if (k == S) {
+    invert(P, k, ld, work, inverse);
+    return true;
+  }
+  Real* compact = s.compact.reserve(room);
+  invert(P, k, ld, work, compact);
+  std::fill_n(inverse, S * ld, Real(0));
+  for (int64_t a = 0; a < k; ++a)
+    for (int64_t b = 0; b < k; ++b)
+      inverse[kept.get()[a] * ld + kept.get()[b]] = compact[a * ld + b];
   return true;
+}
+
+// The inverses applied to V (C, ld).
+template <typename Real>
+inline void apply_inverses(const SupportSystem<Real>& s, const Real* V, Real* out) {
+  if (s.all_live) return multiply(V, s.C, s.ld, s.S, inverse_of(s, 0), s.ld, s.ld, out, s.ld);
+  for (int64_t c = 0; c < s.C; ++c)
+    multiply(V + c * s.ld, 1, s.ld, s.S, inverse_of(s, c), s.ld, s.ld, out + c * s.ld, s.ld);
 }
 
 // The matrix Cap of `solve_by_woodbury`, right of its diagonal. Without a group strength a row has
 // no rank-one term: its unknown stays 0.
 template <typename Real>
 inline void load_cap(const SupportSystem<Real>& s, Real* cap) {
-  const Real *unit = s.unit.get(), *d = s.d.get();
+  const Real* d = s.d.get();
   for (int64_t a = 0; a < s.S; ++a) {
     Real* row = cap + a * s.ld;
-    const Real* inverse = s.inverse.get() + a * s.ld;
     std::fill_n(row, s.ld, Real(0));
-    for (int64_t c = 0; c < s.C; ++c)
-      axpy(-unit[c * s.ld + a], unit + c * s.ld + a, row + a, s.S - a);
+    row[a] = d[a] > 0 ? 1 / d[a] : Real(1);
+    for (int64_t c = 0; c < s.C && d[a] > 0; ++c) {
+      const Real *inverse = inverse_of(s, c) + a * s.ld, *unit = s.unit.get() + c * s.ld;
+      const Real own = unit[a];
 #pragma omp simd
-    for (int64_t b = a; b < s.S; ++b) row[b] = d[b] > 0 ? row[b] * inverse[b] : Real(0);
-    if (!(d[a] > 0)) std::fill_n(row, s.ld, Real(0));
-    row[a] = d[a] > 0 ? row[a] + 1 / d[a] : Real(1);
+      for (int64_t b = a; b < s.S; ++b) row[b] -= d[b] > 0 ? own * unit[b] * inverse[b] : Real(0);
+    }
   }
 }
 
-// Direct solve where every entry is live. H = P (x) I - U D U' with P = G + diag(e + d) and
-// U = [e_j (x) wh_j], so that (Woodbury) with Pi = P^-1, X = Pi rhs and the S x S matrix
-// Cap = diag(1/d) - Pi o (wh wh'): y = Cap^-1 <wh_j, X_j>, x = X + Pi (wh y). Exact, at the cost of
-// S x S factors instead of SC x SC ones.
+// Direct solve of outputs that the rows' rank-one terms couple. H = P - U D U', where P has a block
+// G + diag(e + d) on the live rows of every output, and U = [e_j (x) wh_j], so that (Woodbury) with
+// Pi = P^-1, X = Pi rhs and the S x S matrix Cap = diag(1/d) - U' Pi U: y = Cap^-1 <wh_j, X_j>,
+// x = X + Pi (wh y). Exact, at the cost of S x S factors instead of SC x SC ones: of one where
+// every entry is live, else of one for every output.
 template <typename Real>
 inline bool solve_by_woodbury(SupportSystem<Real>& s) {
-  if (!invert_rows(s)) return false;
-  const int64_t S = s.S, ld = s.ld;
+  const int64_t S = s.S, ld = s.ld, inverses = s.all_live ? 1 : s.C;
+  s.inverse.reserve(inverses * (S + Simd<Real>::kTile) * ld);
+  for (int64_t c = 0; c < inverses; ++c)
+    if (!invert_rows(s, c)) return false;
   Real *x = s.x.get(), *y = s.y.get(), *cap = s.cap.reserve(S * ld), *work = s.Hp.get();
   const Real* unit = s.unit.get();
-  times(s, s.inverse, s.r.get(), x);
+  apply_inverses(s, s.r.get(), x);
   for (int64_t a = 0; a < S; ++a) y[a] = s.d.get()[a] > 0 ? along(s, x, a) : Real(0);
   load_cap(s, cap);
   if (!cholesky(cap, S, ld)) return false;
   cholesky_solve(cap, S, ld, y, 1, ld, work);
   for (int64_t c = 0; c < s.C; ++c)
     for (int64_t j = 0; j < S; ++j) work[c * ld + j] = unit[c * ld + j] * y[j];
-  times(s, s.inverse, work, s.p.get());
+  apply_inverses(s, work, s.p.get());
   for (int64_t c = 0; c < s.C; ++c) axpy(Real(1), s.p.get() + c * ld, x + c * ld, S);
   return true;
 }
 
-// x = H^-1 r by the direct method that applies; false where it fails or none applies.
+// x = H^-1 r by the direct method that applies; false where none does or it fails. `each`: where
+// live rows differ between outputs, with a factor for each of them.
 template <typename Real>
-inline bool solve_directly(SupportSystem<Real>& s) {
+inline bool solve_directly(SupportSystem<Real>& s, bool each = false) {
   // With one output the projector I - wh wh' is zero, whatever d.
   if (!s.curved || s.C == 1) return solve_by_output(s);
-  return s.all_live && solve_by_woodbury(s);
+  return (s.all_live || each) && solve_by_woodbury(s);
 }
 
 SPARSEDIS_END

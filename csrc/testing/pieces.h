@@ -153,9 +153,9 @@ struct Support {
   }
 
   // None where no direct method applies.
-  std::optional<Doubles> directly(const Doubles& rhs) {
+  std::optional<Doubles> directly(const Doubles& rhs, bool each) {
     spread(rhs, system.ld, system.r.get());
-    if (!solve_directly(system)) return std::nullopt;
+    if (!solve_directly(system, each)) return std::nullopt;
     return gather(system.x.get(), system.ld, system.S, system.C);
   }
 };
