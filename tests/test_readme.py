@@ -9,7 +9,8 @@ import pytest
 import sparsedis_kernels as sk
 from sparsedis_kernels import cli
 from sparsedis_kernels.evidence.command import EXPERIMENTS
-from tests.evidence.readme import block, performance_block, performance_page
+from sparsedis_kernels.evidence.report import table
+from tests.evidence.readme import block, kept, performance_block, performance_page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +52,7 @@ def test_the_evidence_is_made_from_its_numbers(name):
     section = README.split(f"\n### {name}\n")[1].split("\n#")[0]
     assert f"sparsedis reproduce {name}" in section
     assert block(name) in section
+    assert table(*kept(name)) in (ROOT / f"docs/evidence/{name}.md").read_text()
 
 
 def test_the_performance_is_made_from_its_rows():

@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from sparsedis_kernels.evidence.experiment import Results
+from sparsedis_kernels.evidence.experiment import Experiment, Results
 from tests.evidence import performance
 
 ROOT = Path(__file__).parents[2]
@@ -21,11 +21,16 @@ KEPT = {"report.json": "json", "report.md": "md", "figure.png": "png"}
 BEGIN, END = "<!-- numbers -->\n", "<!-- end -->"
 
 
-def block(name: str) -> str:
-    """Which claims hold, and where the numbers are."""
+def kept(name: str) -> tuple[Experiment, Results]:
+    """An experiment and its results in docs/evidence."""
     experiment = import_module(f"sparsedis_kernels.evidence.{name}").EXPERIMENT
     arms = json.loads((ROOT / f"docs/evidence/{name}.json").read_text())["arms"]
-    results = Results({label: arm["cells"] for label, arm in arms.items()})
+    return experiment, Results({label: arm["cells"] for label, arm in arms.items()})
+
+
+def block(name: str) -> str:
+    """Which claims hold, and where the numbers are."""
+    experiment, results = kept(name)
     verdicts = [verdict for claim in experiment.claims if (verdict := claim.verdict(results))]
     claims = "\n".join(verdict.text.splitlines()[0] for verdict in verdicts)
     return f"{BEGIN}{claims}\n\n[All numbers](docs/evidence/{name}.md)\n{END}"
