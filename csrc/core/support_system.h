@@ -182,28 +182,35 @@ inline void solve_by_cg(SupportSystem<Real>& s, Term&& term, double eta, int64_t
   }
 }
 
+// P = G + the diagonal that `own` gives, right of it, on the live rows of output c, which are
+// listed in `kept`; how many.
+template <typename Real, typename Own>
+inline int64_t load_live(const SupportSystem<Real>& s, int64_t c, Own own, int64_t* kept, Real* P) {
+  int64_t k = 0;
+  for (int64_t j = 0; j < s.S; ++j)
+    if (s.live.get()[c * s.ld + j]) kept[k++] = j;
+  for (int64_t a = 0; a < k; ++a) {
+    const Real* row = s.G.get() + kept[a] * s.ld;
+    if (k == s.S)
+      std::copy(row + a, row + k, P + a * s.ld + a);
+    else
+      for (int64_t b = a; b < k; ++b) P[a * s.ld + b] = row[kept[b]];
+    P[a * s.ld + a] += own(kept[a]);
+  }
+  return k;
+}
+
 // Without curvature the outputs are independent: one Cholesky factor for each set of live rows.
 template <typename Real>
 inline bool solve_by_output(SupportSystem<Real>& s) {
   Buffer<int64_t> kept(s.S);
   Real* U = s.P.reserve(s.S * s.ld);
   Real *rhs = s.y.get(), *room = s.Hp.get();
-  int64_t factored = -1;  // outputs that share one factor: all of them when every entry is live
+  int64_t k = 0;
   for (int64_t c = 0; c < s.C; ++c) {
-    int64_t k = 0;
-    for (int64_t j = 0; j < s.S; ++j)
-      if (s.live.get()[c * s.ld + j]) kept.get()[k++] = j;
-    if (factored < 0 || !s.all_live) {
-      for (int64_t a = 0; a < k; ++a) {
-        const Real* row = s.G.get() + kept.get()[a] * s.ld;
-        if (s.all_live)
-          std::copy(row + a, row + k, U + a * s.ld + a);
-        else
-          for (int64_t b = a; b < k; ++b) U[a * s.ld + b] = row[kept.get()[b]];
-        U[a * s.ld + a] += s.e.get()[kept.get()[a]];
-      }
+    if (c == 0 || !s.all_live) {  // all outputs share one factor when every entry is live
+      k = load_live(s, c, [&](int64_t j) { return s.e.get()[j]; }, kept.get(), U);
       if (!cholesky(U, k, s.ld)) return false;
-      factored = c;
     }
     for (int64_t a = 0; a < k; ++a) rhs[a] = s.r.get()[c * s.ld + kept.get()[a]];
     cholesky_solve(U, k, s.ld, rhs, 1, s.ld, room);
@@ -224,21 +231,10 @@ inline Real* inverse_of(const SupportSystem<Real>& s, int64_t c) {
 template <typename Real>
 inline bool invert_rows(SupportSystem<Real>& s, int64_t c) {
   const int64_t S = s.S, ld = s.ld, room = (S + Simd<Real>::kTile) * ld;
-  const Real* live = s.live.get() + c * ld;
   Buffer<int64_t> kept(S);
-  int64_t k = 0;
-  for (int64_t j = 0; j < S; ++j)
-    if (live[j]) kept.get()[k++] = j;
   Real *P = s.P.reserve(room), *work = s.cap.reserve(room), *inverse = inverse_of(s, c);
-  for (int64_t a = 0; a < k; ++a) {
-    const int64_t j = kept.get()[a];
-    const Real* row = s.G.get() + j * ld;
-    if (k == S)
-      std::copy(row + a, row + S, P + a * ld + a);
-    else
-      for (int64_t b = a; b < k; ++b) P[a * ld + b] = row[kept.get()[b]];
-    P[a * ld + a] += s.e.get()[j] + s.d.get()[j];
-  }
+  const auto own = [&](int64_t j) { return s.e.get()[j] + s.d.get()[j]; };
+  const int64_t k = load_live(s, c, own, kept.get(), P);
   if (!cholesky(P, k, ld)) return false;
   if (k == S) {
     invert(P, k, ld, work, inverse);
