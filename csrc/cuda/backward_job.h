@@ -94,7 +94,7 @@ Plan<BackwardJob<Real>> plan_backward(const HeadsBackwardArgs<Real>& args, int64
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<double, Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, false});
     SupportMemory(arena, s.M);
-    RidgeMemory(arena, unknowns, direct ? s.M : 0);
+    RidgeMemory<double>(arena, unknowns, direct ? s.M : 0);
     const AdjointMemory memory(arena, n, s.M, s.C, nullptr, direct);
     return task.on_chip() && memory.product != nullptr;
   };

@@ -27,27 +27,36 @@ struct ProximalMemory {
   }
 };
 
+// Ridge has no other strengths.
+SPARSEDIS_HD inline TaskNeeds fit_needs(bool ridge) { return {true, !ridge, true}; }
+
 template <typename Real>
 struct FitJob {
   HeadsArgs<Real> args;
   TaskBlocks blocks;
-  int64_t unknowns;  // of ridge's systems, at most
-  int threads;       // of a block
+  int64_t unknowns;     // of ridge's systems, at most
+  int threads;          // of a block
+  int64_t exact_bytes;  // of a block's ExactMemory
+  char* exact;          // these of all blocks
 
-  SPARSEDIS_HD TaskNeeds needs() const { return {true, true, true}; }
-  void place(const TaskBlocks& there, char*) { blocks = there; }
+  void place(const TaskBlocks& there, char* rest) { blocks = there, exact = rest; }
 };
 
 // Heads of tasks that no shared level couples; `rows` are the samples of all of them.
 template <typename Real>
-Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Machine& machine) {
+Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, Machine machine) {
   const SamplesArgs<Real>& s = args.samples;
   const bool ridge = s.loss == kSquared && only_ridge(args.penalty);
   const int64_t unknowns = ridge_unknowns(s);
+  Arena exact = counting_arena(0);
+  if (ridge && sizeof(Real) == 4) {
+    ExactMemory<Real>(exact, {}, unknowns, s.M, s.C);
+    machine.blocks = std::clamp<int64_t>(kMostSliced / exact.sliced(), 1, machine.blocks);
+  }
   const auto lay_out = [&](Arena& arena, int64_t n) {
-    const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, {true, true, true});
+    const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, fit_needs(ridge));
     if (ridge) {
-      RidgeMemory(arena, unknowns, s.M);
+      RidgeMemory<Real>(arena, unknowns, s.M);
       return task.on_chip();
     }
     const ProximalMemory<Real> memory(arena, n, s.M, s.C, nullptr);
@@ -57,7 +66,10 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, const Mac
   TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out, threads);
   tasks.queued = !ridge;  // whose tasks take as long as each other
   const char* kernel = ridge ? "fit_ridge" : "fit_proximal";
-  return {{args, {}, unknowns, threads}, tasks, 0, {tasks.launch(kernel, threads)}};
+  return {{args, {}, unknowns, threads, exact.sliced(), nullptr},
+          tasks,
+          tasks.grid * exact.sliced(),
+          {tasks.launch(kernel, threads)}};
 }
 
 SPARSEDIS_END

@@ -9,7 +9,7 @@ SPARSEDIS_BEGIN
 
 // Ridge heads: the whole system, over all features, has one factor.
 template <typename Task>
-__device__ void solve_directly(const Task& task, const RidgeMemory& memory, double* x,
+__device__ void solve_directly(const Task& task, const RidgeMemory<double>& memory, double* x,
                                double* room) {
   const Ridge<Task> ridge{task, memory};
   ridge.factor();
@@ -27,7 +27,7 @@ __device__ void fit_heads_backward(const BackwardJob<Real>& job) {
         const bool direct = job.unknowns > 0;
         const HeadGradient<Real> out = gradient_of(job, t);
         const SupportMemory support(arena, in.M);
-        const RidgeMemory system(arena, job.unknowns, direct ? in.M : 0);
+        const RidgeMemory<double> system(arena, job.unknowns, direct ? in.M : 0);
         const bool finite = load_solution(task, a.penalty, t, job.needs(), out.weight);
         if (!finite || task.empty())
           return fill(task, out, finite ? Real(0) : std::numeric_limits<Real>::quiet_NaN());

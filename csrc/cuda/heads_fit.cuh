@@ -13,26 +13,35 @@ SPARSEDIS_BEGIN
 
 // ---- ridge
 
+// The task in double, where rounding keeps float32 from the gap: W in its memory, the gap reached.
+template <typename Task, typename Real>
+__device__ double fit_exactly(const Task& task, const FitJob<Real>& job) {
+  const TaskInput<Real>& in = task.in;
+  const TaskMemory<Real>& m = task.memory;
+  Arena arena(nullptr, 0, job.exact + blockIdx.x * job.exact_bytes);
+  const ExactMemory<Real> memory(arena, m, job.unknowns, in.M, in.C);
+  const TaskMemory<double, Real>& wide = memory.task;
+  const BlockTask<double, Real, kRaw> exact{task.block, in, wide, task.total_weight};
+  task.block.each(in.M, [&](int64_t j) { wide.ridge[j] = m.ridge[j]; });
+  const double gap = Ridge{exact, memory.ridge}.fit();
+  task.block.each(in.M * in.C, [&](int64_t k) { m.W[k] = static_cast<Real>(wide.W[k]); });
+  return gap;
+}
+
 template <typename Real>
 __device__ void fit_ridge(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
   for_each_task<Real>(
-      a.samples, job.blocks, job.needs(),
+      a.samples, job.blocks, fit_needs(true),
       [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
-        const RidgeMemory memory(arena, job.unknowns, task.in.M);
-        if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()))
+        const RidgeMemory<Real> memory(arena, job.unknowns, task.in.M);
+        if (!load_task(task) || !load_penalty(task, a.penalty, t, fit_needs(true)))
           return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
                            kNotFinite);
         if (task.empty()) return write_all(task, result_of(a, t), Real(0), kConverged);
-        const Ridge<std::remove_reference_t<decltype(task)>> ridge{task, memory};
-        ridge.factor();
-        ridge.fit();
-        const double zero = evaluate_both(task, true);
-        if (zero == 0)
-          task.block.each(task.in.M * task.in.C, [&](int64_t k) { task.memory.W[k] = 0; });
-        pull_all(task, task.memory.g);
-        const double gap = zero > 0 ? gap_at(task, a.penalty.nonneg) / zero : 0.0;
+        double gap = Ridge{task, memory}.fit();
+        if (sizeof(Real) == 4 && !(gap <= a.tol)) gap = fit_exactly(task, job);
         write_head(task, result_of(a, t), gap, a.tol, 1);
       },
       job.threads);
@@ -77,12 +86,12 @@ template <typename Real>
 __device__ void fit_proximal(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
   for_each_task<Real, kCentred, kFirstLeft>(
-      a.samples, job.blocks, job.needs(),
+      a.samples, job.blocks, fit_needs(false),
       [&](int64_t t, auto& task, Arena& arena, double* rows) {
         const TaskInput<Real>& in = task.in;
         const ProximalMemory<Real> memory(arena, in.n, in.M, in.C, rows);
         const Real* init = a.init ? a.init + t * in.M * in.C : nullptr;
-        if (!load_task(task) || !load_penalty(task, a.penalty, t, job.needs()) ||
+        if (!load_task(task) || !load_penalty(task, a.penalty, t, fit_needs(false)) ||
             !load_start(task, init, a.penalty.nonneg))
           return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
                            kNotFinite);

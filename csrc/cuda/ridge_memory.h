@@ -7,11 +7,28 @@ SPARSEDIS_BEGIN
 
 constexpr int kTileSide = 4;  // rows and columns of the system that a thread sums up together
 
+template <typename Compute>
 struct RidgeMemory {
-  double *K, *inverse;  // the lower half of (N, N), row after row; (M)
+  Compute *K, *inverse;  // the lower half of (N, N), row after row; (M)
 
   SPARSEDIS_HD RidgeMemory(Arena& arena, int64_t N, int64_t M) {
-    K = arena.take<double>(packed_numbers(N)), inverse = arena.take<double>(M);
+    K = arena.take<Compute>(packed_numbers(N)), inverse = arena.take<Compute>(M);
+  }
+};
+
+// The same task in double, off the chip but for what it has in double anyway: where float32 does
+// not reach the gap.
+template <typename Real>
+struct ExactMemory {
+  RidgeMemory<double> ridge;
+  TaskMemory<double, Real> task{};
+
+  SPARSEDIS_HD ExactMemory(Arena& arena, const TaskMemory<Real>& fitted, int64_t N, int64_t M,
+                           int64_t C)
+      : ridge(arena, N, M) {
+    task.zbar = fitted.zbar, task.ybar = fitted.ybar, task.g = fitted.g;
+    task.p = fitted.p, task.root = fitted.root, task.y = fitted.y, task.R = fitted.R;
+    task.ridge = arena.take<double>(M), task.W = arena.take<double>(M * C), task.A = nullptr;
   }
 };
 

@@ -16,18 +16,18 @@ struct Packed {
 
 // The lower half of K (N, N) -> 1 / D on its diagonal and the columns of L D below it; false where
 // it is not positive definite.
-template <typename At>
-__device__ bool factor_spd(const Block& block, double* K, int N, At at) {
+template <typename Number, typename At>
+__device__ bool factor_spd(const Block& block, Number* K, int N, At at) {
   Block::sync();
 #pragma unroll 1
   for (int k = 0; k < N; ++k) {
-    const double pivot = K[at(k, k)];
+    const Number pivot = K[at(k, k)];
     if (!(pivot > 0)) return false;
-    const double inverse = 1 / pivot;
+    const Number inverse = 1 / pivot;
 #pragma unroll 1
     for (int first = k + 1; first < N; first += kWarp) {
       const int j = first + Block::lane();
-      const double scaled = j < N ? K[at(j, k)] * inverse : 0.0;
+      const Number scaled = j < N ? K[at(j, k)] * inverse : Number(0);
 #pragma unroll 1
       for (int i = first + Block::warp(); i < N; i += block.warps())
         if (j <= i) K[at(i, j)] -= K[at(i, k)] * scaled;
@@ -39,13 +39,13 @@ __device__ bool factor_spd(const Block& block, double* K, int N, At at) {
 }
 
 // x <- K^-1 x for x (N, C), from the factor: a warp takes a column, and waits for no other.
-template <typename At>
-__device__ void solve_spd(const Block& block, const double* K, int N, int C, double* x, At at) {
+template <typename Number, typename At>
+__device__ void solve_spd(const Block& block, const Number* K, int N, int C, Number* x, At at) {
 #pragma unroll 1
   for (int c = Block::warp(); c < C; c += block.warps()) {
 #pragma unroll 1
     for (int k = 0; k < N; ++k) {
-      const double from = K[at(k, k)] * x[k * C + c];
+      const Number from = K[at(k, k)] * x[k * C + c];
 #pragma unroll 1
       for (int i = k + 1 + Block::lane(); i < N; i += kWarp) x[i * C + c] -= K[at(i, k)] * from;
       __syncwarp();
@@ -55,7 +55,7 @@ __device__ void solve_spd(const Block& block, const double* K, int N, int C, dou
     __syncwarp();
 #pragma unroll 1
     for (int k = N - 1; k > 0; --k) {
-      const double from = x[k * C + c];
+      const Number from = x[k * C + c];
 #pragma unroll 1
       for (int i = Block::lane(); i < k; i += kWarp)
         x[i * C + c] -= K[at(k, i)] * K[at(i, i)] * from;

@@ -37,6 +37,7 @@ struct TaskMemory {
   Compute *ridge, *l1, *group, *W;             // (M) three times, (M, C)
   Stored* A;  // (n, ld): the samples, null where they do not fit on the chip
 
+  TaskMemory() = default;
   SPARSEDIS_HD bool on_chip() const { return p != nullptr; }
 
   // `rows` is where the numbers of samples go that do not fit on the chip.

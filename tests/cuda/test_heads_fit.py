@@ -183,6 +183,27 @@ def test_ridge_of_copied_features_that_is_lost_to_rounding_still_fits():
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shared_bytes", [MACHINE[0], 0])
+@pytest.mark.parametrize(("n", "M"), [(12, 20), (20, 12)])
+def test_ridge_that_float32_does_not_solve_is_solved_in_double(n, M, shared_bytes, packed):
+    """All tasks but the first, whose features are nearly copies of three."""
+    torch.manual_seed(0)
+    samples, penalty = heads_problem(3, n, M, 2, dtype=F32), sk.Penalty(ridge=1e-5)
+    z, y, how = samples.z, samples.y, {}
+    z[1:] = z[1:] @ torch.randn(M, 3) @ torch.randn(3, M) + 0.01 * z[1:]
+    if packed:
+        how["offsets"] = n * torch.arange(4)
+        z, y = z.flatten(0, 1), y.flatten(0, 1)
+    with executing(80, (shared_bytes, 2), sanitize="thread"):
+        fitted = sk.fit_heads(z, y, penalty, tol=1e-6, backend="cuda", **how)
+    assert fitted.converged.all()
+    exact = sk.fit_heads(z.double(), y.double(), penalty, tol=1e-12, backend="cpu", **how)
+    for t, rtol in ((0, 1e-5), (1, 1e-6), (2, 1e-6)):
+        error = (fitted.weight[t] - exact.weight[t]).norm() / exact.weight[t].norm()
+        assert float(error) < rtol
+
+
 @pytest.mark.parametrize("kind", ["ridge", "sparse_group"])
 @pytest.mark.parametrize("loss", LOSSES[:2])
 def test_no_threads_race(kind, loss):
