@@ -22,8 +22,8 @@ class Common {
 
   explicit Common(const HeadsArgs<Real>& a) {
     const SamplesArgs<Real>& s = a.samples;
-    design.same = s.one_design && !(s.sample_weight && s.weight_per_task);
-    design.one_ridge = !a.penalty.ridge.data || a.penalty.ridge.task_stride == 0;
+    design.same = same_design(s);
+    design.one_ridge = same_ridge(a.penalty);
     const bool ridge = s.loss == kSquared && only_ridge(a.penalty);
     Task<Real> task;
     if (!design.same || ridge || s.T == 0 || s.n == 0 || !load_design(task_input(s, 0), task) ||

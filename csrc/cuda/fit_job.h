@@ -36,6 +36,7 @@ struct FitJob {
   TaskBlocks blocks;
   int64_t unknowns;     // of ridge's systems, at most
   int threads;          // of a block
+  bool one_factor;      // all tasks have ridge's system of the first
   int64_t exact_bytes;  // of a block's ExactMemory
   char* exact;          // these of all blocks
 
@@ -66,7 +67,8 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, Machine m
   TaskPlan tasks = plan_tasks(s, rows, fit_row_numbers(s.C, s.loss), machine, lay_out, threads);
   tasks.queued = !ridge;  // whose tasks take as long as each other
   const char* kernel = ridge ? "fit_ridge" : "fit_proximal";
-  return {{args, {}, unknowns, threads, exact.sliced(), nullptr},
+  const bool one_factor = same_design(s) && same_ridge(args.penalty);
+  return {{args, {}, unknowns, threads, one_factor, exact.sliced(), nullptr},
           tasks,
           tasks.grid * exact.sliced(),
           {tasks.launch(kernel, threads)}};

@@ -23,7 +23,9 @@ __device__ double fit_exactly(const Task& task, const FitJob<Real>& job) {
   const TaskMemory<double, Real>& wide = memory.task;
   const BlockTask<double, Real, kRaw> exact{task.block, in, wide, task.total_weight};
   task.block.each(in.M, [&](int64_t j) { wide.ridge[j] = m.ridge[j]; });
-  const double gap = Ridge{exact, memory.ridge}.fit();
+  const Ridge ridge{exact, memory.ridge};
+  ridge.factor();
+  const double gap = ridge.fit();
   task.block.each(in.M * in.C, [&](int64_t k) { m.W[k] = static_cast<Real>(wide.W[k]); });
   return gap;
 }
@@ -31,16 +33,20 @@ __device__ double fit_exactly(const Task& task, const FitJob<Real>& job) {
 template <typename Real>
 __device__ void fit_ridge(const FitJob<Real>& job) {
   const HeadsArgs<Real>& a = job.args;
+  bool kept = false;  // features and factor, from the block's last task
   for_each_task<Real>(
       a.samples, job.blocks, fit_needs(true),
       [&](int64_t t, auto& task, Arena& arena, double*) {
         __builtin_assume(task.in.loss == kSquared);
         const RidgeMemory<Real> memory(arena, job.unknowns, task.in.M);
-        if (!load_task(task) || !load_penalty(task, a.penalty, t, fit_needs(true)))
+        if (!load_task(task, kept) || (!kept && !load_penalty(task, a.penalty, t, fit_needs(true))))
           return write_all(task, result_of(a, t), std::numeric_limits<Real>::quiet_NaN(),
                            kNotFinite);
         if (task.empty()) return write_all(task, result_of(a, t), Real(0), kConverged);
-        double gap = Ridge{task, memory}.fit();
+        const Ridge ridge{task, memory};
+        if (!kept) ridge.factor();
+        kept = job.one_factor;
+        double gap = ridge.fit();
         if (sizeof(Real) == 4 && !(gap <= a.tol)) gap = fit_exactly(task, job);
         write_head(task, result_of(a, t), gap, a.tol, 1);
       },

@@ -138,11 +138,10 @@ struct Ridge {
     solve(W);
   }
 
-  // W; returns the gap that it has, relative to that at zero.
+  // W, K factored; returns the gap that it has, relative to that at zero.
   __device__ double fit() const {
     const auto& m = task.memory;
     const int64_t C = task.in.C;
-    factor();
     solve_heads();
     const double zero = evaluate_both(task, true);
     if (zero == 0) task.block.each(task.in.M * C, [&](int64_t k) { m.W[k] = 0; });

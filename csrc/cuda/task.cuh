@@ -183,11 +183,11 @@ __device__ void each_kept(const Task& task, F body) {
     for (uint32_t j = Block::lane(); j < M; j += kWarp) body(i, j);
 }
 
-// The samples as they are, targets too; whether all are finite. Features of the type that they are
-// stored in take no registers on their way to the chip, so that all of them are on it together,
-// and meanwhile targets are read.
+// The samples as they are, or only targets where features are `kept`; whether all are finite.
+// Features of the type that they are stored in take no registers on their way to the chip, so that
+// all of them are on it together, and meanwhile targets are read.
 template <typename Task>
-__device__ bool stage_samples(const Task& task) {
+__device__ bool stage_samples(const Task& task, bool kept) {
   const auto& in = task.in;
   using Stored = typename Task::Stored;
   constexpr bool as_given = std::is_same_v<Stored, typename Task::Real>;
@@ -195,13 +195,14 @@ __device__ bool stage_samples(const Task& task) {
   double* y = task.memory.y;
   const uint32_t M = static_cast<uint32_t>(in.M), stride = static_cast<uint32_t>(row_stride(in.M));
   if constexpr (as_given) {
-    if (A)
+    if (A && !kept)
       each_kept(task, [&](uint32_t i, uint32_t j) {
         __pipeline_memcpy_async(A + i * stride + j, in.z + i * M + j, sizeof(Stored));
       });
     __pipeline_commit();
   }
   bool good = stage(task.block, in.y, in.n * in.C, [=](int64_t k, auto target) { y[k] = target; });
+  if (kept) return good;
   if (as_given && A) {
     bool bad = false;
     __pipeline_wait_prior(0);
@@ -216,17 +217,18 @@ __device__ bool stage_samples(const Task& task) {
          good;
 }
 
-// Fills the arrays of a task; false where a sample is not finite, a weight is negative, or the loss
-// does not take a target.
+// Fills the arrays of a task, but for features and their means where these are `kept` from another;
+// false where a sample is not finite, a weight is negative, or the loss does not take a target.
 template <typename Task>
-__device__ bool load_task(Task& task) {
+__device__ bool load_task(Task& task, bool kept = false) {
   const auto& in = task.in;
   const double* y = task.memory.y;
   auto* A = task.memory.A;
   const uint32_t stride = static_cast<uint32_t>(row_stride(in.M));
-  if (!stage_samples(task) || !load_weights(task) || !takes_all(task)) return false;
+  if (!stage_samples(task, kept) || !load_weights(task) || !takes_all(task)) return false;
   load_mean(task, in.C, in.fit_intercept && in.loss == kSquared, task.memory.ybar,
             [=](int64_t i, int64_t c) { return y[i * in.C + c]; });
+  if (kept) return true;
   load_mean(task, in.M, in.fit_intercept, task.memory.zbar, [=](int64_t i, int64_t j) {
     return A ? A[i * stride + j] : static_cast<typename Task::Stored>(in.z[i * in.M + j]);
   });

@@ -183,6 +183,40 @@ def test_ridge_of_copied_features_that_is_lost_to_rounding_still_fits():
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared_bytes", [MACHINE[0], 0])
+@pytest.mark.parametrize(("n", "M"), [(12, 20), (20, 12)])
+def test_one_design_of_ridge_heads_is_read_and_factored_once_by_a_block(n, M, shared_bytes):
+    """And a task is what it is with a design of its own, whatever the others are."""
+    T, blocks = 9, 2
+    z = heads_problem(1, n, M, 2, dtype=F32).z[0]
+    y = heads_problem(T, n, M, 2, dtype=F32).y
+    y[0, 0, 0], y[4] = torch.nan, 0.0
+    how = {"penalty": sk.Penalty(ridge=0.1), "on_error": "flag", "backend": "cuda"}
+    with executing(80, (shared_bytes, blocks), sanitize="thread") as executor:
+        together = sk.fit_heads(z, y, **how)
+    with executing(80, (shared_bytes, T)) as each:
+        alone = sk.fit_heads(z.expand(T, n, M).contiguous(), y, **how)
+    torch.testing.assert_close(together.weight, alone.weight, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(together.bias, alone.bias, rtol=0, atol=0, equal_nan=True)
+    assert together.converged.tolist() == [False, *[True] * (T - 1)]
+    ((_, shared),), ((_, own),) = executor.launches, each.launches
+    assert shared.multiplications[4] < 0.7 * own.multiplications[4]
+    if shared_bytes:
+        assert shared.bytes_loaded <= 1.1 * 4 * ((blocks + 1) * z.numel() + y.numel())
+
+
+@pytest.mark.parametrize("what", ["ridge", "sample_weight"])
+def test_one_design_is_factored_for_every_task_where_they_differ(what):
+    z, y = heads_problem(1, 12, 20, 2).z[0], heads_problem(5, 12, 20, 2).y
+    ridge = 0.1 + torch.rand(5, 20, dtype=F64) if what == "ridge" else 0.1
+    weight = torch.rand(5, 12, dtype=F64) if what == "sample_weight" else None
+    how = {"penalty": sk.Penalty(ridge=ridge), "sample_weight": weight}
+    with executing(80, (MACHINE[0], 2)):
+        fitted = sk.fit_heads(z, y, backend="cuda", **how)
+    exact = sk.fit_heads(z, y, backend="cpu", **how)
+    torch.testing.assert_close(fitted.weight, exact.weight)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("shared_bytes", [MACHINE[0], 0])
 @pytest.mark.parametrize(("n", "M"), [(12, 20), (20, 12)])
