@@ -52,7 +52,8 @@ Plan<FitJob<Real>> plan_fit(const HeadsArgs<Real>& args, int64_t rows, Machine m
   Arena exact = counting_arena(0);
   if (ridge && sizeof(Real) == 4) {
     ExactMemory<Real>(exact, {}, unknowns, s.M, s.C);
-    machine.blocks = std::clamp<int64_t>(kMostSliced / exact.sliced(), 1, machine.blocks);
+    const int64_t most = kMostSliced / std::max<int64_t>(exact.sliced(), 1);
+    machine.blocks = std::clamp<int64_t>(most, 1, machine.blocks);
   }
   const auto lay_out = [&](Arena& arena, int64_t n) {
     const TaskMemory<Real> task(arena, n, s.M, s.C, s.loss, nullptr, fit_needs(ridge));

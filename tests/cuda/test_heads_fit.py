@@ -58,6 +58,19 @@ def test_odd_sizes_are_solved_in_float32(loss, kind, M, n, C):
     assert_solved(fitted, samples.z, y, penalty, 1e-5, loss=loss)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("kind", ["ridge", "group"])
+@pytest.mark.parametrize(("T", "n", "M"), [(0, 5, 3), (2, 0, 3), (2, 5, 0)])
+def test_what_is_empty_is_fitted(T, n, M, kind, dtype):
+    z, y = torch.randn(T, n, M, dtype=dtype), torch.randn(T, n, 2, dtype=dtype)
+    with executing(80):
+        fitted = sk.fit_heads(z, y, HEAD_PENALTIES[kind], backend="cuda")
+    expected = sk.fit_heads(z, y, HEAD_PENALTIES[kind], backend="cpu")
+    assert fitted.converged.all()
+    torch.testing.assert_close(fitted.weight, expected.weight)
+    torch.testing.assert_close(fitted.bias, expected.bias)
+
+
 @pytest.mark.parametrize(("loss", "tol"), [("squared", 2e-7), ("multinomial", 1e-6)])
 def test_steps_in_float32_reach_nearly_what_it_certifies(loss, tol):
     torch.manual_seed(0)
