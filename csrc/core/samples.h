@@ -43,12 +43,6 @@ inline bool same_design(const SamplesArgs<Real>& s) {
   return s.one_design && !(s.sample_weight && s.weight_per_task);
 }
 
-// Whether all tasks have the ridge of the first.
-template <typename Real>
-inline bool same_ridge(const PenaltyArgs<Real>& penalty) {
-  return !penalty.ridge.data || penalty.ridge.task_stride == 0;
-}
-
 // The first row of task t.
 template <typename Real>
 SPARSEDIS_HD inline int64_t row_of(const SamplesArgs<Real>& s, int64_t t) {

@@ -23,6 +23,12 @@ SPARSEDIS_HD inline bool only_ridge(const PenaltyArgs<Real>& p) {
   return !present(p.l1) && !present(p.group) && !present(p.shared) && !p.nonneg;
 }
 
+// Whether all tasks have the ridge of the first.
+template <typename Real>
+inline bool same_ridge(const PenaltyArgs<Real>& p) {
+  return !p.ridge.data || p.ridge.task_stride == 0;
+}
+
 // ST(v, t) = sign(v) (|v| - t)_+, or its part >= 0, without a branch. NaN stays NaN.
 template <typename Real>
 SPARSEDIS_HD inline Real soft_threshold(Real v, Real t, bool nonneg) {

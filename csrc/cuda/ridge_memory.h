@@ -28,7 +28,7 @@ struct ExactMemory {
       : ridge(arena, N, M) {
     task.zbar = fitted.zbar, task.ybar = fitted.ybar, task.g = fitted.g;
     task.p = fitted.p, task.root = fitted.root, task.y = fitted.y, task.R = fitted.R;
-    task.ridge = arena.take<double>(M), task.W = arena.take<double>(M * C), task.A = nullptr;
+    task.ridge = arena.take<double>(M), task.W = arena.take<double>(M * C);
   }
 };
 
