@@ -6,6 +6,7 @@
 
 #include "../core/args.h"
 #include "../core/isa.h"
+#include "subnormals.h"
 
 SPARSEDIS_BEGIN
 
@@ -32,6 +33,7 @@ template <typename Work, typename F>
 void for_each_task(ParallelFor run, int64_t T, int64_t size, F body) {
   std::atomic<int64_t> next{0};
   const auto worker = [&](int64_t, int64_t) {
+    const FlushSubnormals flush;
     Work work;
     for (int64_t t = next++; t < T; t = next++) body(t, work);
   };

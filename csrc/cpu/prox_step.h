@@ -3,12 +3,14 @@
 #pragma once
 
 #include "prox.h"
+#include "subnormals.h"
 
 SPARSEDIS_BEGIN
 
 // One step of SGD on entries [offset, offset + count).
 template <typename Real>
 void sgd(const ProxSgdArgs<Real>& a, int64_t offset, int64_t count) {
+  const FlushSubnormals flush;
   Real *w = a.prox.x + offset, *buffer = a.buffer + offset;
   const Real* grad = a.grad + offset;
   const Real lr = Real(a.lr), momentum = Real(a.momentum), decay = Real(a.weight_decay);
@@ -74,6 +76,7 @@ class AdamwGroups {
   }
 
  private:
+  const FlushSubnormals flush_;
   const ProxAdamwArgs<Real>& a;
   const Real unbias, lr;
   Buffer<Real> metric_, again_;
