@@ -249,22 +249,34 @@ inline void for_each_rows(int64_t C, F body) {
   if (C - c == 1) body(c, std::integral_constant<int, 1>());
 }
 
+// Calls body(b, vectors) for blocks of `columns`, which are taken to a whole vector: of as many
+// vectors as their sums for `rows` rows leave registers, and of fewer at the end.
+template <int rows, typename Sum, typename F>
+inline void for_each_columns(int64_t columns, F body) {
+  constexpr int64_t lanes = Simd<Sum>::kLanes;
+  const int64_t vectors = (columns + lanes - 1) / lanes;
+  int64_t k = 0;
+  if constexpr (rows == 1)
+    for (; vectors - k >= 8; k += 8) body(k * lanes, std::integral_constant<int, 8>());
+  if constexpr (rows <= 2)
+    for (; vectors - k >= 4; k += 4) body(k * lanes, std::integral_constant<int, 4>());
+  for (; vectors - k >= 2; k += 2) body(k * lanes, std::integral_constant<int, 2>());
+  if (k < vectors) body(k * lanes, std::integral_constant<int, 1>());
+}
+
 // out (C, ldo) = L R for L (C, K; ldl) and R (K, columns; ldr), in `Sum`. `columns` are taken to a
 // whole vector, which rows of R and `out` have room for.
 template <typename Sum, typename L, typename R>
 inline void multiply(const L* l, int64_t C, int64_t ldl, int64_t K, const R* r, int64_t ldr,
                      int64_t columns, Sum* out, int64_t ldo) {
   for_each_rows(C, [=](int64_t c, auto rows) {
-    const auto some = [=](int64_t b, auto vectors) {
-      Tile<decltype(rows)::value, Sum, decltype(vectors)::value> tile;
+    constexpr int count = decltype(rows)::value;
+    for_each_columns<count, Sum>(columns, [=](int64_t b, auto vectors) {
+      Tile<count, Sum, decltype(vectors)::value> tile;
       tile.clear();
       tile.accumulate(l + c * ldl, 1, ldl, r + b, ldr, K);
       tile.store(out + c * ldo + b, ldo);
-    };
-    int64_t b = 0;
-    for (; b + Simd<Sum>::kLanes < columns; b += Simd<Sum>::kTile)
-      some(b, std::integral_constant<int, 2>());
-    if (b < columns) some(b, std::integral_constant<int, 1>());
+    });
   });
 }
 

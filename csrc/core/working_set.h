@@ -121,15 +121,16 @@ inline void follow(WorkingSet<Real>& ws, const int64_t* rows, int64_t count, con
                    int64_t step, int64_t row) {
   const int64_t ld = ws.ld;
   for_each_rows(ws.C, [&](int64_t c, auto outputs) {
-    for (int64_t b = 0; b < ws.size; b += Simd<Real>::kTile) {
-      Tile<decltype(outputs)::value, Real> tile, moved;
+    constexpr int some = decltype(outputs)::value;
+    for_each_columns<some, Real>(ws.size, [&](int64_t b, auto vectors) {
+      Tile<some, Real, decltype(vectors)::value> tile, moved;
       moved.clear();
       for (int64_t m = 0; m < count; ++m)
         moved.add_product(moves + m * step + c * row, row, ws.G.get() + rows[m] * ld + b);
       tile.load(ws.q.get() + c * ld + b, ld);
       tile.add(static_cast<Real>(-ws.bend), moved);
       tile.store(ws.q.get() + c * ld + b, ld);
-    }
+    });
   });
 }
 
