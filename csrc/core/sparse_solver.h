@@ -42,8 +42,8 @@ inline bool works_on_all(const Task<Real>& task) {
 inline Rhythm rhythm_of(bool warm, bool all, int64_t C) {
   // Conjugate gradients are cheap where there are samples enough for every feature.
   if (warm) return {C > 1 ? 6 : 2, 2, !all};
-  if (C > 1) return {10, 5, false};
-  return {all ? 20 : 2, all ? 4 : 2, false};
+  if (C > 1) return {10, 3, false};
+  return {all ? 20 : 8, all ? 4 : 6, false};
 }
 
 // W of the set, spread over all features: (C, task.ld).
