@@ -12,8 +12,8 @@ struct NewtonRule {
   double gap;   // the current relative gap, which sets the damping
 };
 
-// Most steps of conjugate gradients at a relative gap. They are few while the support is still to be
-// found: what turns to zero on the way cuts a step short, however well its system was solved.
+// Most steps of conjugate gradients at a relative gap. They are few while the support is still to
+// be found: what turns to zero on the way cuts a step short, however well its system was solved.
 inline int64_t most_cg_steps(double gap) { return gap > 2e-4 ? 12 : 40; }
 
 constexpr int64_t kDirectRows = 512;  // larger supports go by conjugate gradients

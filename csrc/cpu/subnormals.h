@@ -1,8 +1,8 @@
 // A guard under which subnormal numbers count as zeros in this thread.
 //
-// x86 processors take them in microcode, many times slower. Moments of an optimiser become subnormal
-// for lack of gradients, and stay so; solvers find them in what lies behind the end of a row, which
-// whole vectors compute on and nobody uses.
+// x86 processors take them in microcode, many times slower. Moments of an optimiser become
+// subnormal for lack of gradients, and stay so; solvers find them in what lies behind the end of a
+// row, which whole vectors compute on and nobody uses.
 #pragma once
 
 #include "../core/isa.h"
