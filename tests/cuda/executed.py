@@ -5,6 +5,7 @@ Launches and the kernels' parameter come from the host code that launches them o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +28,14 @@ from tests.ptx import Kernel
 from tests.ptx.cache import cache_directory, made_once
 from tests.ptx.cuda_compile import NvccNotFoundError, compile_ptx, find_nvcc
 from tests.ptx.execute import LaunchStats
+from tests.ptx.sparse_memory import sparse_tensor
 
 THREADS = 128  # of a block, at most
 NAMESPACE = "sparsedis_executed"
 FLAGS = ("--expt-relaxed-constexpr",)
 # Bytes of shared memory and blocks: little of either, so that blocks take several tasks.
 MACHINE = (96 * 1024, 3)
+LARGE = 2**30  # elements
 CODES = {torch.float32: "f", torch.float64: "d"}
 
 
@@ -158,7 +161,8 @@ class Executor:
         machine: bytes of shared memory of a block, blocks at a time.
         options: of the executor's launch (seed, ...), and sanitize, or sanitized: the kernels that
             run under the thread sanitizer, where others need not; drop: a kernel and the PTX line
-            of a barrier that is left out of it.
+            of a barrier that is left out of it; blocks: which of a grid run, its size -> (first,
+            number).
     """
 
     def __init__(self, capability: int, machine: tuple[int, int] = MACHINE, **options: Any) -> None:
@@ -166,6 +170,7 @@ class Executor:
         self.sanitize = options.pop("sanitize", None)
         self.sanitized = options.pop("sanitized", ())
         self.drop = options.pop("drop", ("", 0))
+        self.blocks = options.pop("blocks", lambda grid: (0, grid))
         self.options = options
         self.kernels: dict[str, Kernel] = {}  # in the place of the sources', by name
         self.launches: list[tuple[str, LaunchStats]] = []
@@ -210,7 +215,7 @@ class Executor:
         weight = samples.sample_weight
         shapes = [z.shape, samples.y.shape, (0,) if weight is None else weight.shape, *levels]
         grads = [
-            z.new_full(shape if need else (0,), torch.nan)
+            unwritten(shape if need else (0,), z.dtype)
             for shape, need in zip(shapes, needs, strict=True)
         ]
         wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
@@ -235,11 +240,19 @@ class Executor:
             stats = kernel.launch(
                 entry, [parameter], grid, threads, shared, reachable=reachable,
                 cooperative=cooperative, drop_barrier=self.drop[1] if name == self.drop[0] else 0,
+                blocks=self.blocks(grid),
                 **{**checks, **self.options},
             )  # fmt: skip
             assert not stats.warnings, stats.warnings
             self.launches.append((name, stats))
             self.planned.append(Planned(name, grid, threads, shared))
+
+
+def unwritten(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An output: no numbers, or zeros where these would take more memory than there is."""
+    if math.prod(shape) > LARGE:
+        return sparse_tensor(shape, dtype)
+    return torch.full(shape, torch.nan, dtype=dtype)
 
 
 def aligned(size: int, to: int = 256) -> np.ndarray:

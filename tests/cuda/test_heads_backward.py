@@ -115,7 +115,9 @@ def test_gradients_of_free_features_agree_with_the_cpu(loss):
 
 @losses
 @pytest.mark.parametrize("kind", ["ridge", "sparse_group_ridge"])
-@pytest.mark.parametrize(("n", "M", "C"), [(1, 7, 5), (3, 33, 1), (60, 129, 2), (40, 9, 17)])
+@pytest.mark.parametrize(
+    ("n", "M", "C"), [(1, 7, 5), (3, 33, 1), (60, 129, 2), (40, 9, 17), (200, 1, 65)]
+)
 def test_odd_sizes_in_float32_agree_with_the_cpu(loss, kind, n, M, C):
     samples = heads_problem(2, n, M, C)
     inputs, names = inputs_of(samples, HEAD_PENALTIES[kind], loss)
