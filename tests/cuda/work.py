@@ -55,6 +55,11 @@ class Case:
         penalty = f"group {self.share:g}" if self.share else "ridge"
         return f"{self.loss} {penalty} n={self.n} M={self.M} C={self.C}"
 
+    @property
+    def fits(self) -> bool:
+        """Whether a block's shared memory takes the samples of a task."""
+        return 4 * self.n * self.M <= SHARED_BYTES
+
     def counted(self, steps: int) -> float:
         """Multiplications of the fit of a task."""
         n, M, C = self.n, self.M, self.C
@@ -66,12 +71,15 @@ class Case:
         return (2 + 2 * 30) * n * M + 2 * n * M * C * (steps + certificates)
 
 
+RIDGE = ((25, 64), (50, 64), (200, 64), (50, 128), (200, 128), (50, 512), (200, 512))
 CASES = [
-    *(Case(n, M, 5, 0) for n, M in ((25, 64), (50, 64), (50, 128), (200, 128), (50, 512))),
+    *(Case(n, M, 5, 0) for n, M in RIDGE),
     *(Case(n, M, 5, 0.1) for n, M in ((25, 64), (50, 64), (50, 128), (200, 128), (50, 512))),
-    Case(50, 128, 5, 0.01),
+    *(Case(n, 128, 5, 0.01) for n in (50, 200)),
     Case(50, 64, 1, 0.01),
-    Case(50, 64, 5, 0.1, "multinomial"),
+    Case(200, 128, 1, 0.01),
+    Case(50, 512, 1, 0.1),
+    *(Case(50, 64, 5, share, "multinomial") for share in (0.1, 0.01)),
 ]
 
 
@@ -150,14 +158,16 @@ def instructions_of(row: Row) -> float:
 def markdown(rows: list[Row]) -> str:
     """README's table: a line for each fit and its gradient."""
     lines = [
-        "| heads | kernel | steps | blocks a multiprocessor | multiplications / counted "
-        "| instructions / multiplications | fit, estimate | gradient, estimate |",
-        "|---|---|---|---|---|---|---|---|",
+        "| heads | kernel | steps | blocks a multiprocessor | bytes / fewest "
+        "| multiplications / counted | instructions / multiplications | fit, estimate "
+        "| gradient, estimate |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for fit, gradient in zip(rows[::2], rows[1::2], strict=True):
         cells = [
             fit["case"], f"`{fit['kernel']}`", fit["steps"],
-            f"{fit['blocks']}, of the gradient {gradient['blocks']}", fit["counted"],
+            f"{fit['blocks']}, of the gradient {gradient['blocks']}",
+            " and ".join(row["bytes"] for row in (fit, gradient)), fit["counted"],
             " and ".join(f"{instructions_of(row):.1f}" for row in (fit, gradient)),
             f"{float(fit['floor_ns']):.0f} ns", f"{float(gradient['floor_ns']):.0f} ns",
         ]  # fmt: skip
