@@ -178,6 +178,7 @@ inline void curved_step(CurvedSolve<Real>& solve, double gap) {
   if (S == 0) return;
   const double slope = inner(s, s.x.get(), s.r.get());
   remember(solve);
+  load_line(newton);
   double length = 1;
   for (int halving = 0; halving < kHalvings; ++halving, length /= 2) {
     clip_step(newton, length, ws.nonneg);

@@ -149,26 +149,27 @@ inline double line_search(Slope slope) {
   return 0.5 * (low + high);
 }
 
-// next = W + alpha x; rows that turn away from themselves, and entries that l1 or the bound at 0
-// hold to their sign and that change it, go to exactly 0.
+// next = W + alpha x, after `load_line`; rows that turn away from themselves, and entries that l1
+// or the bound at 0 hold to their sign and that change it, go to exactly 0.
 template <typename Real>
 inline void clip_step(NewtonWork<Real>& work, double alpha, bool nonneg) {
   SupportSystem<Real>& s = work.system;
+  const double *square = work.square.get(), *cross = work.cross.get();
+  const Real *l1 = work.l1.get(), *group = work.group.get(), bound = nonneg;
+  Real* kept = s.y.get();
   for (int64_t j = 0; j < s.S; ++j) {
-    double kept = 0, norm2 = 0;
-    const bool signs = work.l1.get()[j] > 0 || nonneg;
-    for (int64_t c = 0; c < s.C; ++c) {
-      const int64_t i = c * s.ld + j;
-      const double w = work.W.get()[i], moved = w + alpha * s.x.get()[i];
-      kept += w * moved;
-      norm2 += w * w;
-      work.next.get()[i] = static_cast<Real>(signs && moved * w <= 0 ? 0.0 : moved);
-    }
-    const bool flips = (signs || work.group.get()[j] > 0) && kept <= kFlip * norm2;
-    for (int64_t c = 0; c < s.C; ++c) {
-      const int64_t i = c * s.ld + j;
-      if (flips) work.next.get()[i] = 0;
-      work.delta.get()[i] = work.next.get()[i] - work.W.get()[i];
+    const bool flips = square[j] + alpha * cross[j] <= kFlip * square[j];
+    kept[j] = flips && l1[j] + group[j] + bound > 0 ? Real(0) : Real(1);
+  }
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Real *W = work.W.get() + c * s.ld, *x = s.x.get() + c * s.ld;
+    Real *next = work.next.get() + c * s.ld, *delta = work.delta.get() + c * s.ld;
+#pragma omp simd
+    for (int64_t j = 0; j < s.S; ++j) {
+      const double moved = W[j] + alpha * x[j];
+      const bool turns = (l1[j] + bound > 0) & (moved * W[j] <= 0);
+      next[j] = turns ? Real(0) : kept[j] * static_cast<Real>(moved);
+      delta[j] = next[j] - W[j];
     }
   }
 }
