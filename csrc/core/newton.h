@@ -9,7 +9,7 @@ SPARSEDIS_BEGIN
 // How a Newton system is solved.
 struct NewtonRule {
   bool direct;  // exactly, else by conjugate gradients
-  double gap;   // the current relative gap, which sets the damping
+  double gap;   // the current relative gap, which sets the damping and the most steps of the latter
 };
 
 // Most steps of conjugate gradients at a relative gap. They are few while the support is still to

@@ -180,7 +180,7 @@ class Executor:
         """The kernels of lambda_max (no weight) or duality_gap."""
         coupled = strengths.tensors[2] is not None or strengths.scale[2] != 0
         lone = coupled and weight is None
-        value = samples.z.new_full((1 if lone else samples.T,), torch.nan)
+        value = unwritten((1 if lone else samples.T,), samples.z.dtype)
         given = [samples.arrays(), strengths.arrays(), numpy_of([value, weight])]
         value_array, weight_array = given[2]
         job = jobs().plan_report(
@@ -196,7 +196,7 @@ class Executor:
         """The kernels of fit_heads."""
         T, z = samples.T, samples.z
         M, C = z.shape[-1], samples.y.shape[-1]
-        floats = [z.new_full(shape, torch.nan) for shape in ((T, M, C), (T, C), (T,))]
+        floats = [unwritten(shape, z.dtype) for shape in ((T, M, C), (T, C), (T,))]
         counts = [torch.full((T,), -7, dtype=torch.int32) for _ in range(2)]
         given = [samples.arrays(), strengths.arrays(), numpy_of([init, *floats, *counts])]
         job = jobs().plan_fit(

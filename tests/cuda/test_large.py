@@ -21,7 +21,7 @@ PENALTIES = {"ridge": sk.Penalty(ridge=0.1), "group": sk.Penalty(group=0.1)}
 def value_and_gradients(
     leaves: Sequence[Tensor], penalty: sk.Penalty, seed: Tensor, **how
 ) -> list[Tensor]:
-    """Of every task: weight, gap, lambda_max and the gap from the weights; gradients of leaves."""
+    """Of the last tasks: weight, lambda_max, gradients of leaves, the fit's gap, duality_gap."""
     z, y = (a.detach().requires_grad_() for a in leaves)
     fit = sk.fit_heads(z, y, penalty, tol=1e-5, on_error="flag", **how)
     weight = fit.weight.detach()
